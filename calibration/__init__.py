@@ -1,0 +1,1 @@
+"""Footage to crops; crops to activation ranges and a match threshold."""

@@ -1,0 +1,1 @@
+"""The front door: one command, `reidge`, with one thin module per stage."""

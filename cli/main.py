@@ -1,0 +1,91 @@
+"""The command `reidge`: finds the stage, runs it, and turns failures into one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol, cast
+
+from reidge.edge.errors import ReidgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STAGES = {
+    "demo": "run the whole trip on a simulated site and score every stage",
+    "harvest": "footage -> crop folder, without labels",
+    "train": "crop folder -> re-ID encoder, without labels",
+    "evaluate": "mAP and rank-k of an encoder or bundle on a labelled split",
+    "export": "encoder + calibration crops -> bundle (ONNX, INT8 ONNX, parity report)",
+    "run": "bundle + cameras -> identities and events",
+    "doctor": "what this machine can do",
+}
+
+
+class Stage(Protocol):
+    """What each module of `reidge.cli` other than this one offers. Heavy imports belong inside `run`."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the stage's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work and return the exit status."""
+
+
+def load_stage(name: str) -> Stage:
+    """Import the module of one stage; the others stay unloaded, so `reidge run` starts without torch."""
+    return cast("Stage", importlib.import_module(f"reidge.cli.{name}"))
+
+
+def build_parser(stage: str | None) -> argparse.ArgumentParser:
+    """Build the parser; only `stage` gets its arguments, the rest their line in the overview."""
+    parser = argparse.ArgumentParser(
+        prog="reidge", description="Unlabeled camera footage in, live person re-identification out."
+    )
+    parser.add_argument("--version", action="version", version=f"reidge {version('reidge')}")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, summary in STAGES.items():
+        sub = stages.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == stage:
+            load_stage(name).add_arguments(sub)
+    return parser
+
+
+def explain(error: BaseException) -> str:
+    """Say a failure in one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space."
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python package {error.name} is missing. See what to install with: reidge doctor"
+    return " ".join(str(error).split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage; 0 done, 1 failed, 2 wrong usage or input."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(argv[0] if argv and argv[0] in STAGES else None).parse_args(argv)
+    try:
+        return load_stage(args.stage).run(args)
+    except ReidgeError as error:
+        print(f"reidge {args.stage}: {explain(error)}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("reidge"):
+            raise
+        print(f"reidge {args.stage}: {explain(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"reidge {args.stage}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

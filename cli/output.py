@@ -1,0 +1,25 @@
+"""How a stage reports figures: one JSON object with `--json`, readable lines without."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--json`."""
+    parser.add_argument("--json", action="store_true", default=False, help="print one machine-readable JSON object")
+
+
+def emit(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+    """Print figures to stdout: a JSON object on one line with `--json`, else one aligned line each."""
+    if args.json:
+        print(json.dumps(figures))
+        return
+    width = max((len(name) for name in figures), default=0)
+    for name, value in figures.items():
+        print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")

@@ -1,0 +1,1 @@
+"""Bundle and cameras in, identities and events out. Never imports torch."""

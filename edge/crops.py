@@ -1,0 +1,177 @@
+"""The crop folder: person images and where each came from, without any identity label.
+
+The contract between harvest, which writes it, and train, calibration and export, which read it:
+`crops.csv` beside JPEG files.
+"""
+
+# N = crops, H, W = height and width of a crop
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+INDEX_NAME = "crops.csv"
+JPEG_QUALITY = 95
+ResizeMethod = Literal["linear", "cubic", "area"]
+INTERPOLATIONS: dict[ResizeMethod, int] = {
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord:
+    """One row of `crops.csv`; the fields are its columns, in order."""
+
+    path: str
+    """Of the JPEG file, relative to the crop folder."""
+    camid: str
+    tracklet: str
+    """Run of one person in one camera; unique within the folder."""
+    captured_at: float
+    """Seconds since the epoch, UTC."""
+    x1: float
+    """Left edge of the box in pixels of the source frame; likewise the next three."""
+    y1: float
+    x2: float
+    y2: float
+    score: float
+    """Detector confidence, 0 to 1."""
+    sharpness: float
+    """Variance of the Laplacian of the grey crop at its own size; larger is sharper."""
+
+
+COLUMNS = tuple(field.name for field in fields(CropRecord))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropFolder:
+    """A crop folder that was read: records in the order of `crops.csv`."""
+
+    root: Path
+    records: tuple[CropRecord, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+class CropWriter:
+    """Writes a crop folder so that a failure leaves nothing half-written behind.
+
+    Everything goes to a sibling folder first, which takes the final name when the `with` ends well.
+
+    Raises:
+        InputError: `root` exists and is not an empty folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise InputError(f"{root} already exists and is not an empty folder. Choose another output or remove it.")
+        self.root = root
+        self.records: list[CropRecord] = []
+        self._partial = root.with_name(f".{root.name}.partial")
+
+    def __enter__(self) -> CropWriter:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self
+
+    def add(self, image_HW3: NDArray[np.uint8], record: CropRecord) -> None:
+        """Write one crop, `(H, W, 3)` BGR, as `record.path`."""
+        path = self._partial / record.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded, data = cv2.imencode(".jpg", image_HW3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        assert encoded, record.path
+        path.write_bytes(data.tobytes())
+        self.records.append(record)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            return
+        with (self._partial / INDEX_NAME).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(astuple(record) for record in self.records)
+        if self.root.exists():
+            self.root.rmdir()
+        self._partial.rename(self.root)
+
+
+def read_crop_folder(root: Path) -> CropFolder:
+    """Read `crops.csv` of a crop folder; the images stay on disk.
+
+    Raises:
+        InputError: The folder or its index is missing, empty, or a row does not parse.
+    """
+    index = root / INDEX_NAME
+    if not index.is_file():
+        raise InputError(f"{root} is not a crop folder: {INDEX_NAME} is missing. Make one with: reidge harvest")
+    records = []
+    with index.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{index} lacks the columns {', '.join(missing)}. Make it again with: reidge harvest")
+        for row in reader:
+            try:
+                texts = {name: row[name] for name in ("path", "camid", "tracklet")}
+                numbers = {name: float(row[name]) for name in COLUMNS if name not in texts}
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{index}, line {reader.line_num}: {error}. Mend or remove the line.") from error
+            records.append(CropRecord(**texts, **numbers))
+    if not records:
+        raise InputError(f"{index} lists no crops: nobody was found in the footage. Check the cameras and the detector.")
+    return CropFolder(root=root, records=tuple(records))
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to `(H, W, 3)` BGR.
+
+    Raises:
+        InputError: The file is missing or not a readable image.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if image is None:
+        raise InputError(f"{path} is not a readable image ({len(data)} bytes). Remove it or restore it.")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def resize_crops(
+    images: Iterable[NDArray[np.uint8]], *, size: tuple[int, int], method: ResizeMethod = "linear"
+) -> NDArray[np.uint8]:
+    """Bring crops to the encoder's input size, the same way in training, calibration and on the edge.
+
+    Args:
+        images: Crops `(h, w, 3)` BGR of any size, none empty.
+        size: Height and width of the result.
+        method: OpenCV interpolation.
+
+    Returns:
+        `(N, H, W, 3)` uint8 BGR, contiguous; `(0, H, W, 3)` for no images.
+    """
+    height, width = size
+    resized = [cv2.resize(image, (width, height), interpolation=INTERPOLATIONS[method]) for image in images]
+    return np.stack(resized) if resized else np.empty((0, height, width, 3), dtype=np.uint8)

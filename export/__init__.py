@@ -1,0 +1,1 @@
+"""Encoder checkpoint in, a deployable bundle out."""

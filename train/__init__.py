@@ -1,0 +1,1 @@
+"""Unlabeled crops in, a re-ID encoder checkpoint out."""
