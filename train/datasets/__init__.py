@@ -1,0 +1,1 @@
+"""Readers of labelled benchmark layouts; crop folders are read by `reidge.edge.crops`."""

@@ -1,0 +1,179 @@
+"""Weights and training state on disk: written atomically, read without unpickling."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from reidge.edge.errors import InputError
+from reidge.train.encoders import ARCHITECTURES, build_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from reidge.train.encoders.encoder import Encoder
+
+ENCODER_NAME = "encoder.safetensors"
+STATE_NAME = "last.pt"
+HEADER_KEY = "reidge"
+HEADER_VERSION = 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a sibling file, which then takes the name `path` in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)  # noqa: PTH105 - atomic on POSIX, and what this function is about
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write weights as safetensors with a JSON header that says how to rebuild the network."""
+    header = {"version": HEADER_VERSION, "embedding_dim": encoder.embedding_dim, **asdict(encoder.spec)}
+    # One name per tensor and plain layout: safetensors refuses shared and strided storage.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda partial: save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)}))
+
+
+def load_encoder(path: Path | str, architecture: str | None = None) -> Encoder:
+    """Read an encoder on the CPU, in eval mode.
+
+    Args:
+        path: `encoder.safetensors`, a run folder that holds one, or a foreign PyTorch state dict.
+        architecture: What a foreign state dict belongs to; the others know.
+
+    Raises:
+        InputError: Nothing is there, it does not parse, or it does not fit the architecture.
+    """
+    path = Path(path)
+    file = path / ENCODER_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"{file} does not exist. Give a run folder, {ENCODER_NAME}, or a .pth file with --architecture."
+        )
+    if file.suffix == ".safetensors":
+        return _load_own(file, architecture)
+    if architecture is None:
+        raise InputError(
+            f"{file} does not say what network it belongs to. Add --architecture, one of: {', '.join(ARCHITECTURES)}."
+        )
+    encoder = build_encoder(architecture)
+    load_weights(encoder, file)
+    return encoder.eval()
+
+
+def _load_own(file: Path, architecture: str | None) -> Encoder:
+    try:
+        with safe_open(file, framework="pt") as reader:
+            metadata = reader.metadata() or {}
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 - no mapping
+        header = json.loads(metadata[HEADER_KEY])
+        known = header.pop("version") == HEADER_VERSION
+        dim = header.pop("embedding_dim")
+        header["input_size"] = tuple(header["input_size"])
+        if not known:
+            raise InputError(f"{file} was written by a newer reidge. Update this one.")
+        if architecture not in (None, header["architecture"]):
+            raise InputError(f"{file} holds {header['architecture']}, not {architecture}. Leave out --architecture.")
+        encoder = build_encoder(**header)
+        encoder.load_state_dict(tensors)
+    except KeyError as error:
+        raise InputError(f"{file} has no reidge header. Was it written by reidge train?") from error
+    except (SafetensorError, OSError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} is not a whole encoder: {_first_line(error)}. Copy or train it again.") from error
+    assert encoder.embedding_dim == dim, file
+    return encoder.eval()
+
+
+def load_weights(encoder: Encoder, file: Path) -> list[str]:
+    """Fill `encoder` from a torchvision, torchreid or own state dict.
+
+    Classifiers are dropped; pooling power and neck, which foreign weights lack, keep their fresh values.
+
+    Returns:
+        Names of the encoder's weights that the file does not have.
+
+    Raises:
+        InputError: The file is unreadable, or weights of the network itself are missing or of another shape.
+    """
+    tensors = read_state_dict(file)
+    own = encoder.state_dict()
+    renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
+    kept = {name: tensor for name, tensor in renamed.items() if name in own}
+    shapes = [name for name, tensor in kept.items() if tensor.shape != own[name].shape]
+    missing = [name for name in own if name not in kept]
+    lacking = [
+        name for name in missing if not name.startswith(("body.pool.", "body.neck.")) and "num_batches" not in name
+    ]
+    if shapes or lacking:
+        example = (shapes or lacking)[0]
+        raise InputError(
+            f"{file} does not fit {encoder.architecture}: {len(lacking)} weights are missing and {len(shapes)} have "
+            f"another shape, e.g. {example}. Give the architecture the file was made for."
+        )
+    encoder.load_state_dict(kept, strict=False)
+    return missing
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Read named tensors from `.safetensors` or from a PyTorch file, without unpickling objects.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds more than tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as reader:
+                return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 - no mapping
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist. Give the file of the weights.") from error
+    except Exception as error:  # torch.load lets out whatever zip, pickle and tensor code raise
+        raise InputError(f"{file} is not a readable file of weights: {_first_line(error)}.") from error
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{file} holds no state dict. Save one with torch.save(network.state_dict(), path).")
+    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _own_name(name: str) -> str:
+    name = name.removeprefix("module.")
+    return name if name.startswith("body.") else f"body.{name}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the training state: tensors, numbers, strings, and lists and dicts of them."""
+    write_atomically(path, lambda partial: torch.save(dict(state), partial))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: there is no run to resume. Leave out --resume to start one.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as in read_state_dict
+        raise InputError(f"{path} is damaged: {_first_line(error)}. Start again in another folder.") from error
+    assert isinstance(state, dict), path
+    return state

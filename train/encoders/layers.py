@@ -1,0 +1,109 @@
+"""Layers that several networks share: pooling, the batch-norm neck, ghost batch norm."""
+
+# B = batch, C = channels, h, w = height and width of the feature map, S = stripes
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GEM_START = 3.0
+GEM_EPS = 1e-6
+
+
+class StripePool(nn.Module):
+    """Pool `(B, C, h, w)` to `(B, S * C)`, each of S horizontal stripes apart.
+
+    Generalised-mean pooling (Radenovic et al., 2018, eq. 3) when `power` is given, which is then learnt;
+    the average otherwise.
+    """
+
+    def __init__(self, stripes: int, power: float | None) -> None:
+        super().__init__()
+        self.stripes = stripes
+        self.p = None if power is None else nn.Parameter(torch.tensor([power]))
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Pool; h must be a multiple of the number of stripes."""
+        if self.p is not None:
+            maps_BChw = maps_BChw.clamp(min=GEM_EPS).pow(self.p)
+        if self.stripes == 1:
+            pooled_BSC = maps_BChw.mean(dim=(2, 3))
+        else:
+            batch, channels, height, width = maps_BChw.shape
+            stripes_BCShw = maps_BChw.reshape(batch, channels, self.stripes, height // self.stripes, width)
+            pooled_BSC = stripes_BCShw.mean(dim=(3, 4)).transpose(1, 2).flatten(1)
+        return pooled_BSC if self.p is None else pooled_BSC.pow(1.0 / self.p)
+
+
+def build_pool(pooling: str, stripes: int) -> StripePool:
+    """Build the pooling named `gem` or `avg`.
+
+    Raises:
+        InputError: The name is another.
+    """
+    if pooling not in ("gem", "avg"):
+        raise InputError(f"pooling {pooling!r} is unknown. Choose gem or avg.")
+    return StripePool(stripes, GEM_START if pooling == "gem" else None)
+
+
+def build_neck(channels: int) -> nn.BatchNorm1d:
+    """Build the batch-norm neck, whose bias stays 0 so that embeddings stay centred (Luo et al., 2019)."""
+    neck = nn.BatchNorm1d(channels)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+class GhostBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics come from contiguous groups of the batch.
+
+    Reproduces on one device what several devices of one group each compute: every group is normalised by its own
+    statistics, and the running statistics follow the first group. A remainder joins the last group.
+    """
+
+    group_size = 64
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        """Normalise; in eval mode exactly as `BatchNorm2d`."""
+        return _ghost_forward(self, x_BChw, super().forward)
+
+
+class GhostBatchNorm1d(nn.BatchNorm1d):
+    """As `GhostBatchNorm2d`, for `(B, C)`."""
+
+    group_size = 64
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        """Normalise; in eval mode exactly as `BatchNorm1d`."""
+        return _ghost_forward(self, x_BC, super().forward)
+
+
+def _ghost_forward(norm: GhostBatchNorm1d | GhostBatchNorm2d, x: Tensor, plain: Callable[[Tensor], Tensor]) -> Tensor:
+    groups = max(1, len(x) // norm.group_size)
+    if not norm.training or groups == 1:
+        return plain(x)
+    first, *others = x.split([norm.group_size] * (groups - 1) + [len(x) - norm.group_size * (groups - 1)])
+    normalised = [
+        functional.batch_norm(group, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        for group in others
+    ]
+    return torch.cat([plain(first), *normalised])
+
+
+def use_ghost_batch_norm(network: nn.Module, group_size: int) -> None:
+    """Make every batch norm of `network` a ghost batch norm, in place; parameters and their names stay."""
+    for norm in network.modules():
+        if type(norm) is nn.BatchNorm2d:
+            norm.__class__ = GhostBatchNorm2d
+        elif type(norm) is nn.BatchNorm1d:
+            norm.__class__ = GhostBatchNorm1d
+        if isinstance(norm, GhostBatchNorm1d | GhostBatchNorm2d):
+            norm.group_size = group_size
