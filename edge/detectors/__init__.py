@@ -1,0 +1,35 @@
+"""Ways to find people in a frame: motion against a learnt background, or a network that the user brings."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
+
+from reidge.edge.detectors.motion import MotionConfig, MotionDetector
+from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reidge.edge.detection import Detections
+
+DetectorConfig = Annotated[MotionConfig | YoloxConfig, Field(discriminator="kind")]
+
+
+class Detector(AbstractContextManager["Detector"], Protocol):
+    """Finds people; one instance serves all cameras of a site."""
+
+    def detect(self, camid: str, image_HW3: NDArray[np.uint8]) -> Detections:
+        """Find the people in the next frame of a camera, `(H, W, 3)` BGR."""
+
+
+def open_detector(config: MotionConfig | YoloxConfig) -> Detector:
+    """Start the detector that `config` describes; use it in a `with`.
+
+    Raises:
+        InputError: The network cannot be read or is not a YOLOX.
+    """
+    return MotionDetector(config) if isinstance(config, MotionConfig) else YoloxDetector(config)

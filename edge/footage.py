@@ -1,0 +1,173 @@
+"""Frames of a video file, decoded one after another by PyAV."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+
+from reidge.edge.errors import InputError
+from reidge.edge.frame import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
+FALLBACK_RATE = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The part of a recording to use."""
+
+    since: float = 0.0
+    """Seconds from its first frame; earlier frames are left out."""
+    until: float | None = None
+    """Seconds from its first frame; this and later frames are left out."""
+    max_fps: float | None = None
+    """Frames per second at most; None uses every frame."""
+
+
+def is_live(source: str) -> bool:
+    """Tell whether a source is a stream rather than a file."""
+    return source.lower().startswith(LIVE_SCHEMES)
+
+
+def shared_start(sources: Iterable[str]) -> float:
+    """Give recordings without a known start one common clock: the time the oldest file was last written."""
+    times = [Path(source).stat().st_mtime for source in sources if not is_live(source) and Path(source).is_file()]
+    return float(int(min(times, default=time.time())))
+
+
+def check_footage(source: str) -> None:
+    """Refuse a file that is missing, empty or not a video, before any work is spent on it.
+
+    Raises:
+        InputError: One line that says what is wrong.
+    """
+    if not is_live(source):
+        with _open(Path(source)):
+            pass
+
+
+def count_frames(source: str, span: Span | None = None) -> int | None:
+    """Estimate how many frames `read_footage` will give, from the container's header; None when it does not say."""
+    span = span or Span()
+    with _open(Path(source)) as container:
+        stream = container.streams.video[0]
+        duration = _duration(container, stream)
+        if duration is None:
+            return None
+        rate = min(_rate(stream), span.max_fps or float("inf"))
+        end = duration if span.until is None else min(span.until, duration)
+        return max(0, round((end - span.since) * rate))
+
+
+def read_footage(source: str, *, camid: str, start: float = 0.0, span: Span | None = None) -> Iterator[Frame]:
+    """Decode a file; damaged packets are skipped.
+
+    Args:
+        source: Path of the file.
+        camid: Name of the camera.
+        start: Seconds since the epoch of the file's first frame.
+        span: The part to use.
+
+    Raises:
+        InputError: The file is missing, empty, not a video, or none of its frames can be decoded.
+    """
+    span = span or Span()
+    with _open(Path(source)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = _rate(stream)
+        if span.since > 0:
+            with suppress(av.FFmpegError):  # not every container can be searched; decoding from the start works too
+                container.seek(int(span.since * av.time_base))
+        decoded, next_due = 0, span.since
+        for picture in _pictures(container, stream):
+            seconds = _seconds(picture, stream, fallback=decoded / rate)
+            decoded += 1
+            if span.until is not None and seconds >= span.until - 1e-6:
+                break
+            # Half a frame of tolerance: 10 of 30 fps must not become 7.5 because of rounded times.
+            if seconds < next_due - 0.5 / rate:
+                continue
+            if span.max_fps is not None:
+                next_due = max(next_due + 1 / span.max_fps, seconds - 0.5 / rate)
+            yield Frame(
+                camid=camid,
+                index=round(seconds * rate),
+                captured_at=start + seconds,
+                decoded_at=time.monotonic(),
+                image=to_image(picture),
+            )
+        if not decoded:
+            raise InputError(f"{source}: none of its frames can be decoded. Record or copy it again.")
+
+
+def to_image(picture: VideoFrame) -> NDArray[np.uint8]:
+    """Turn a decoded picture into `(H, W, 3)` BGR, upright."""
+    image_HW3 = picture.to_ndarray(format="bgr24")
+    turns = round(getattr(picture, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image_HW3, turns), dtype=np.uint8)
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Give a video file or an rtsp:// address.")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file. Give a video file or an rtsp:// address.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes). Record or copy it again.")
+    try:
+        container = av.open(str(path))
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: permission denied.") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"{path} cannot be read as video ({reason}). Record or copy it again.") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} has no video in it. Give a video file or an rtsp:// address.")
+    return container
+
+
+def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+            pictures = packet.decode()
+        except StopIteration:
+            return
+        except (av.FFmpegError, OSError) as error:
+            if isinstance(error, (av.EOFError, av.ExitError)):
+                return
+            continue  # a damaged packet; the decoder goes on with the next
+        yield from (picture for picture in pictures if isinstance(picture, VideoFrame))
+
+
+def _seconds(picture: VideoFrame, stream: VideoStream, *, fallback: float) -> float:
+    if picture.pts is None or picture.time_base is None:
+        return fallback
+    return float((picture.pts - (stream.start_time or 0)) * picture.time_base)
+
+
+def _rate(stream: VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0) or FALLBACK_RATE
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base

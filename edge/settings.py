@@ -1,0 +1,115 @@
+"""Settings that people write, in a YAML file or on the command line, checked with one clear line."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def parse_time(text: str | float, *, what: str) -> float:
+    """Read ISO 8601 (without a zone: UTC) or seconds since the epoch.
+
+    Raises:
+        InputError: It is neither; `what` names the setting.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError as error:
+        raise InputError(f"{what}: {text!r} is not a time. Write it like 2025-06-01T08:00:00Z.") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set `outer.inner=value` pairs, values read as YAML, in a copy of nested settings; lists by number.
+
+    Raises:
+        InputError: A pair has no `=`, or its path leads into a value that has no keys.
+    """
+    changed = _copied(dict(values))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise InputError(f"--set {override} has no value. Write it like this: --set key=value")
+        *outer, last = path.split(".")
+        place: Any = changed
+        try:
+            for key in outer:
+                place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"--set {override}: there is no setting of this name.") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {override}: the value cannot be read as YAML.") from error
+    return changed
+
+
+def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> Config:
+    """Check settings against their model.
+
+    Raises:
+        InputError: One line about the first problem: the key, `where` it stands, and the nearest valid key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = [str(part) for part in problem["loc"]]
+        key = ".".join(place)
+        if problem["type"] == "extra_forbidden":
+            known = _keys_beside(model, place[:-1])
+            near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(sorted(known))}."
+            raise InputError(f"{where}: unknown key {key!r}. {hint}") from error
+        if problem["type"] == "missing":
+            raise InputError(f"{where}: the key {key!r} is missing.") from error
+        got = "" if isinstance(problem["input"], dict | list) else f" (got {problem['input']!r})"
+        raise InputError(f"{where}: {key or 'the whole'}: {problem['msg']}{got}.") from error
+
+
+def _copied(value: Any) -> Any:
+    """Copy nested dicts and lists; models become dicts."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _keys_beside(model: type[BaseModel], place: list[str]) -> list[str]:
+    """Names of the settings that may stand at `place`, found by walking the model's JSON Schema."""
+    schema = model.model_json_schema()
+    node: Any = schema
+    for part in place:
+        node = _resolved(schema, node)
+        if part in node.get("properties", {}):
+            node = node["properties"][part]
+        elif "items" in node:
+            node = node["items"]
+        elif part in node.get("discriminator", {}).get("mapping", {}):
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+    return list(_resolved(schema, node).get("properties", {}))
+
+
+def _resolved(schema: Any, node: Any) -> Any:
+    """Follow references and take the settings out of `X or null`."""
+    while "$ref" in node or "anyOf" in node or "allOf" in node:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        else:
+            node = next(option for option in node.get("anyOf", node.get("allOf")) if option.get("type") != "null")
+    return node
