@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from reidge.edge.crops import ResizeMethod  # noqa: TC001 - pydantic reads it at run time
+from reidge.edge.crops import ResizeMethod
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Parity(BaseModel, frozen=True, extra="forbid"):
     """Share of each crop's ten nearest neighbours that is the same in both."""
 
 
-class MatchThreshold(BaseModel, frozen=True, extra="forbid"):
+class ThresholdReport(BaseModel, frozen=True, extra="forbid"):
     """When two tracks are taken for one person, and how that was found."""
 
     min_similarity: float | None = Field(None, ge=-1, le=1)
@@ -84,13 +84,18 @@ class MatchThreshold(BaseModel, frozen=True, extra="forbid"):
     false_match_rate: float | None = Field(None, gt=0, lt=1)
     """Share of different-person pairs allowed to reach `min_similarity`."""
     method: str = "not calibrated"
-    """What the threshold was taken from."""
+    """What the threshold was taken from, in words."""
+    tracklets: int = Field(0, ge=0)
     different_pairs: int = Field(0, ge=0)
+    """Pairs of tracklets known to be different people."""
     same_pairs: int = Field(0, ge=0)
+    """Tracklets long enough to be cut into two halves."""
     different_quantiles: dict[str, float] = Field(default_factory=dict)
     """Similarities of different people, by quantile, e.g. `{"0.5": 0.31}`."""
     same_quantiles: dict[str, float] = Field(default_factory=dict)
     """Similarities of halves of one tracklet; one camera only, so optimistic for two cameras."""
+    all_quantiles: dict[str, float] = Field(default_factory=dict)
+    """Similarities of all pairs of tracklets, whoever they are."""
     same_match_rate: float | None = Field(None, ge=0, le=1)
     """Share of same-person pairs that reach `min_similarity`."""
 
@@ -142,7 +147,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     golden_min_cosine: dict[Precision, float]
     """Least cosine a device must reach on every golden crop before it goes live."""
     parity: dict[Precision, Parity] = Field(default_factory=dict)
-    threshold: dict[Precision, MatchThreshold] = Field(default_factory=dict)
+    threshold: dict[Precision, ThresholdReport] = Field(default_factory=dict)
     quantisation: Quantisation | None = None
     provenance: Provenance
 

@@ -18,8 +18,8 @@ from reidge.edge.bundle import (
     ONNX_NAMES,
     InputSpec,
     Manifest,
-    MatchThreshold,
     Provenance,
+    ThresholdReport,
     describe_file,
 )
 
@@ -78,7 +78,7 @@ def write_tiny_bundle(folder: Path) -> Path:
         input=InputSpec(height=TINY_SIZE[0], width=TINY_SIZE[1]),
         embedding_dim=24,
         golden_min_cosine={"float": 0.999},
-        threshold={"float": MatchThreshold(min_similarity=0.9, method="by hand")},
+        threshold={"float": ThresholdReport(min_similarity=0.9, method="by hand")},
         provenance=Provenance(
             architecture="tiny",
             source="tests",
