@@ -35,12 +35,8 @@ class StripePool(nn.Module):
         """Pool; h must be a multiple of the number of stripes."""
         if self.p is not None:
             maps_BChw = maps_BChw.clamp(min=GEM_EPS).pow(self.p)
-        if self.stripes == 1:
-            pooled_BSC = maps_BChw.mean(dim=(2, 3))
-        else:
-            batch, channels, height, width = maps_BChw.shape
-            stripes_BCShw = maps_BChw.reshape(batch, channels, self.stripes, height // self.stripes, width)
-            pooled_BSC = stripes_BCShw.mean(dim=(3, 4)).transpose(1, 2).flatten(1)
+        stripes = maps_BChw.chunk(self.stripes, dim=2) if self.stripes > 1 else [maps_BChw]
+        pooled_BSC = torch.cat([stripe_BChw.mean(dim=(2, 3)) for stripe_BChw in stripes], dim=1)
         return pooled_BSC if self.p is None else pooled_BSC.pow(1.0 / self.p)
 
 
@@ -90,7 +86,8 @@ def _ghost_forward(norm: GhostBatchNorm1d | GhostBatchNorm2d, x: Tensor, plain: 
     groups = max(1, len(x) // norm.group_size)
     if not norm.training or groups == 1:
         return plain(x)
-    first, *others = x.split([norm.group_size] * (groups - 1) + [len(x) - norm.group_size * (groups - 1)])
+    sizes = [norm.group_size] * (groups - 1) + [len(x) - norm.group_size * (groups - 1)]
+    first, *others = torch.split(x, sizes)
     normalised = [
         functional.batch_norm(group, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
         for group in others

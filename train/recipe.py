@@ -1,0 +1,178 @@
+"""A recipe: every number that shapes a training run, in one frozen value."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from reidge.edge.crops import ResizeMethod
+from reidge.edge.errors import InputError
+from reidge.train.augment import AugmentConfig
+from reidge.train.cluster import ClusterConfig
+from reidge.train.images import DataConfig
+from reidge.train.memory import MemoryConfig
+from reidge.train.sampler import SamplerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
+    """Which network is trained; None takes the architecture's default."""
+
+    architecture: str = "resnet50"
+    weights: str | None = None
+    """`imagenet`, a file of weights, or None for random ones."""
+    input_size: tuple[int, int] | None = None
+    """Height and width in pixels."""
+    resize: ResizeMethod | None = None
+    pooling: str | None = None
+    """`gem` or `avg`."""
+    stripes: int | None = None
+    """Horizontal stripes pooled apart."""
+    ghost_batch: int | None = Field(64, ge=2)
+    """Images that share batch-norm statistics; None takes the whole batch."""
+
+
+class WarmupConfig(BaseModel, frozen=True, extra="forbid"):
+    """Epochs before the first clustering, with the tracklet as pseudo label; skipped with pretrained weights."""
+
+    epochs: int = Field(0, ge=0)
+    iters: int = Field(50, ge=1)
+    """Steps in an epoch."""
+    within_camera: bool = True
+    """Whether an image is contrasted only with tracklets of its own camera: those are mostly other people, and
+    their common background tells nothing. Tracklets of other cameras may be the same person."""
+    lr: float = Field(3.5e-4, gt=0)
+    """Learning rate of Adam, constant."""
+
+
+class OptimConfig(BaseModel, frozen=True, extra="forbid"):
+    """Adam and its schedule over the epochs after the warm-up."""
+
+    lr: float = Field(3.5e-4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["step", "cosine"] = "step"
+    step_epochs: int = Field(20, ge=1)
+    """Epochs between two steps of schedule `step`."""
+    step_factor: float = Field(0.1, gt=0, le=1)
+    """What a step multiplies the learning rate with."""
+
+    def lr_at(self, epoch: int, epochs: int) -> float:
+        """Learning rate of one of `epochs` epochs, counted from 0."""
+        if self.schedule == "step":
+            return float(self.lr * self.step_factor ** (epoch // self.step_epochs))
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+class LoopConfig(BaseModel, frozen=True, extra="forbid"):
+    """How long, where, and from which seed."""
+
+    epochs: int = Field(50, ge=1)
+    """Epochs of cluster contrast, after the warm-up."""
+    iters: int = Field(200, ge=1)
+    """Steps in an epoch."""
+    evaluate_every: int = Field(5, ge=1)
+    """Epochs between two evaluations, where a labelled split is given."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, ..."""
+    seed: int = Field(0, ge=0)
+
+
+class Recipe(BaseModel, frozen=True, extra="forbid"):
+    """Everything that shapes a run; the defaults are the published ones for Market-1501 (Dai et al., 2021)."""
+
+    name: str = "cluster-contrast/market1501"
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    augment: AugmentConfig = AugmentConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    memory: MemoryConfig = MemoryConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Epochs of warm-up that are run: none with pretrained weights."""
+        return self.warmup.epochs if self.encoder.weights is None else 0
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both phases."""
+        return self.warmup_epochs + self.loop.epochs
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    root = Path(str(files("reidge.train"))) / "recipes"
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or any YAML file, and change single values.
+
+    Args:
+        name_or_path: E.g. `quick` or `my/recipe.yaml`.
+        overrides: E.g. `cluster.eps=0.5`; values are YAML.
+
+    Raises:
+        InputError: The recipe does not exist, is no YAML, or holds an unknown key or a wrong value.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = Path(str(files("reidge.train"))) / "recipes" / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise InputError(
+                f"there is no recipe {name_or_path!r}. Give a .yaml file or one of: {', '.join(shipped_recipes())}."
+            )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"recipe {path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {path} is not a mapping of sections. Compare with a shipped one.")
+    for override in overrides:
+        _apply(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], source: str) -> Recipe:
+    """Check plain values against the schema.
+
+    Raises:
+        InputError: An unknown key or a wrong value, named together with `source`.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = "unknown key" if first["type"] == "extra_forbidden" else f"{first['msg']}, got {first['input']!r}"
+        raise InputError(f"recipe {source}, {key}: {what}. Mend it or the --set that changed it.") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    keys, equals, text = override.partition("=")
+    *sections, last = keys.split(".")
+    if not equals or not last:
+        raise InputError(f"--set {override!r} is not KEY=VALUE. Write e.g. --set cluster.eps=0.5.")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {override!r}: {section} is no section. Write e.g. --set cluster.eps=0.5.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is no YAML.") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write every value, defaults included, as YAML that `load_recipe` reads back to the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
