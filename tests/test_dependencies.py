@@ -116,6 +116,11 @@ def test_packages_import_only_what_their_extras_install(package: str) -> None:
     assert [str(found) for found in imports_of(package) if found.module.split(".")[0] not in known] == []
 
 
+def test_every_package_that_is_asked_for_is_used() -> None:
+    used = {found.module.split(".")[0] for package in ALLOWED for found in imports_of(package)}
+    assert declared("edge", "cpu", "train", "export") - used == set()
+
+
 def test_no_package_imports_another_by_the_name_of_its_folder() -> None:
     wrong = [str(found) for name in (*ALLOWED, "tests") for found in imports_of(name) if found.module in ALLOWED]
     assert wrong == []
