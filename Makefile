@@ -73,5 +73,5 @@ headless:
 	@echo 'OpenCV does not load here: taking opencv-python-headless of the same version instead.'
 	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))'); \
 	$(UV) pip uninstall --quiet --python $(BIN)/python opencv-python; \
-	$(UV) pip install --quiet --python $(BIN)/python "opencv-python-headless==$$version"
+	$(UV) pip install --quiet --reinstall --no-deps --python $(BIN)/python "opencv-python-headless==$$version"
 	$(BIN)/python -c 'import cv2'
