@@ -34,7 +34,7 @@ class Truth:
     """Where one person really is in one frame."""
 
     frame: int
-    """From 1, as in the MOT format."""
+    """From 1 within its footage, as in the MOT format."""
     pid: int
     x1: int
     """Box of the whole person, clipped to the frame; the far edges are exclusive."""
@@ -58,27 +58,19 @@ class _Cutout:
 
 
 def render_camera(
-    scene: Scene, visits: Sequence[Visit], *, frames: int, fps: int, rng: np.random.Generator
+    scene: Scene, visits: Sequence[Visit], *, begin: float, frames: int, fps: int, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.uint8], list[Truth]]]:
-    """Yield every frame of one camera, `(360, 640, 3)` BGR, with the truth about it."""
-    props = sorted(((_draw_obstacle(scene, o), o.at[1]) for o in scene.obstacles), key=lambda prop: -prop[1])
+    """Yield frames of one camera from `begin` seconds on, `(360, 640, 3)` BGR, each with the truth about it."""
+    props = [(_draw_obstacle(scene, obstacle), obstacle.at[1]) for obstacle in scene.obstacles]
     for index in range(frames):
-        time = index / fps
+        time = begin + index / fps
         present = [visit for visit in visits if visit.start <= time < visit.end]
-        image, truths = _compose(scene, present, props, time)
-        for truth in truths:
-            assert truth.x2 > truth.x1, truth
-        yield scene.develop(image, time, rng), [_at_frame(truth, index + 1) for truth in truths]
-
-
-def _at_frame(truth: Truth, frame: int) -> Truth:
-    return Truth(
-        frame=frame, pid=truth.pid, x1=truth.x1, y1=truth.y1, x2=truth.x2, y2=truth.y2, visibility=truth.visibility
-    )
+        image, truths = _compose(scene, present, props, time, frame=index + 1)
+        yield scene.develop(image, time, rng), truths
 
 
 def _compose(
-    scene: Scene, present: Sequence[Visit], props: Sequence[tuple[_Cutout, float]], time: float
+    scene: Scene, present: Sequence[Visit], props: Sequence[tuple[_Cutout, float]], time: float, *, frame: int
 ) -> tuple[NDArray[np.uint8], list[Truth]]:
     image = scene.background.copy()
     owner = np.zeros((HEIGHT, WIDTH), np.int32)
@@ -94,13 +86,13 @@ def _compose(
         _paste(image, cut)
         window = owner[cut.y : cut.y + cut.alpha.shape[0], cut.x : cut.x + cut.alpha.shape[1]]
         window[cut.alpha > 127] = pid
-    return image, [_truth(cut, pid, owner) for cut, _, pid in layers if pid and (cut.alpha > 127).any()]
+    return image, [_truth(cut, pid, owner, frame) for cut, _, pid in layers if pid and (cut.alpha > 127).any()]
 
 
-def _truth(cut: _Cutout, pid: int, owner: NDArray[np.int32]) -> Truth:
+def _truth(cut: _Cutout, pid: int, owner: NDArray[np.int32], frame: int) -> Truth:
     rows, columns = np.nonzero(cut.alpha > 127)
     return Truth(
-        frame=0,
+        frame=frame,
         pid=pid,
         x1=cut.x + int(columns.min()),
         y1=cut.y + int(rows.min()),

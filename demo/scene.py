@@ -61,8 +61,6 @@ class Scene:
     """Row of the frame."""
     look: Look
     obstacles: tuple[Obstacle, ...]
-    wall: Colour
-    floor: Colour
     light: tuple[float, float]
     """Brightness at the left and right edge of the view."""
     background: NDArray[np.uint8] = field(repr=False)
@@ -113,12 +111,21 @@ def _edge(distance: float, side: int) -> Floor:
 
 
 LOOKS = (
-    Look(gain=(0.90, 0.98, 1.06), gamma=1.0, saturation=0.95, noise=2.0, blur=0.0),
-    Look(gain=(0.92, 0.84, 0.76), gamma=1.12, saturation=0.85, noise=3.0, blur=0.8),
-    Look(gain=(0.98, 1.12, 1.04), gamma=0.88, saturation=1.0, noise=2.5, blur=0.5),
+    Look(gain=(0.94, 1.00, 1.04), gamma=1.0, saturation=1.0, noise=2.0, blur=0.0),
+    Look(gain=(0.94, 0.89, 0.85), gamma=1.06, saturation=0.9, noise=3.0, blur=0.7),
+    Look(gain=(0.98, 1.07, 1.04), gamma=0.93, saturation=1.0, noise=2.5, blur=0.5),
 )
-WALLS: tuple[Colour, ...] = ((0.62, 0.66, 0.70), (0.44, 0.42, 0.40), (0.52, 0.58, 0.50))
-FLOORS: tuple[Colour, ...] = ((0.42, 0.46, 0.52), (0.34, 0.34, 0.36), (0.56, 0.56, 0.54))
+MATERIALS: tuple[Colour, ...] = (
+    (0.62, 0.65, 0.68),
+    (0.40, 0.41, 0.43),
+    (0.50, 0.56, 0.62),
+    (0.56, 0.54, 0.50),
+    (0.34, 0.40, 0.48),
+    (0.72, 0.73, 0.74),
+    (0.26, 0.28, 0.30),
+    (0.44, 0.50, 0.44),
+)
+"""Of floors and walls, the same everywhere: what stands behind a person does not give the camera away."""
 
 
 def build_scene(index: int, rng: np.random.Generator) -> Scene:
@@ -134,7 +141,6 @@ def build_scene(index: int, rng: np.random.Generator) -> Scene:
             blur=float(rng.choice([0.0, 0.6, 0.9])),
         )
     camera_height, horizon = float(rng.uniform(2.7, 3.1)), float(rng.uniform(18, 40))
-    wall, floor = WALLS[index % len(WALLS)], FLOORS[index % len(FLOORS)]
     obstacles = _place_obstacles(index, rng)
     light = (float(rng.uniform(0.8, 1.1)), float(rng.uniform(0.8, 1.1)))
     return Scene(
@@ -143,10 +149,8 @@ def build_scene(index: int, rng: np.random.Generator) -> Scene:
         horizon=horizon,
         look=look,
         obstacles=obstacles,
-        wall=wall,
-        floor=floor,
         light=light,
-        background=_paint_background(wall, floor, light, camera_height, horizon, rng),
+        background=_paint_background(light, camera_height, horizon, rng),
         grain=tuple(rng.normal(0, look.noise, size=(HEIGHT, WIDTH, 3)).round().astype(np.int16) for _ in range(8)),
     )
 
@@ -160,24 +164,32 @@ def _place_obstacles(index: int, rng: np.random.Generator) -> tuple[Obstacle, ..
 
 
 def _paint_background(
-    wall: Colour, floor: Colour, light: tuple[float, float], camera_height: float, horizon: float,
-    rng: np.random.Generator,
-) -> NDArray[np.uint8]:  # fmt: skip
+    light: tuple[float, float], camera_height: float, horizon: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Paint wall panels and floor slabs of changing materials, lit from one side."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
     foot_of_wall = horizon + FOCAL_LENGTH * camera_height / (FAR + 0.6)
     distance = FOCAL_LENGTH * camera_height / np.maximum(rows - horizon, 1)
     across = (columns - WIDTH / 2) * distance / FOCAL_LENGTH
-    tile = ((np.floor(across / 0.6) + np.floor(distance / 0.6)) % 2) * 0.07
-    ground = np.array(floor)[None, None] * (0.95 + tile[..., None])
-    panel = 0.04 * (np.floor(columns / 53) % 2) + 0.12 * (rows / HEIGHT)
-    upright = np.array(wall)[None, None] * (0.9 + panel[..., None])
+    materials = np.array(MATERIALS)
+    slabs = rng.choice(len(materials), p=_favouring_three(rng), size=(64, 64))
+    ground = materials[slabs[_cell(across, 1.5), _cell(distance, 1.5)]]
+    panels = rng.choice(len(materials), p=_favouring_three(rng), size=(64, 64))
+    upright = materials[panels[_cell(columns, 90), _cell(rows, foot_of_wall * 0.62)]]
     image = np.where((rows > foot_of_wall)[..., None], ground, upright)
-    for _ in range(6):
-        x, y = int(rng.uniform(0, WIDTH - 60)), int(rng.uniform(4, max(foot_of_wall - 90, 8)))
-        size = (int(rng.uniform(24, 76)), int(rng.uniform(30, 80)))
-        image[y : min(y + size[1], int(foot_of_wall) - 2), x : x + size[0]] = rng.uniform(0.15, 0.75, size=3)
-    smooth = cv2.resize(rng.normal(1, 0.05, size=(18, 32)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.resize(rng.normal(1, 0.06, size=(18, 32)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(1, 0.025, size=(HEIGHT, WIDTH))
     shine = np.linspace(light[0], light[1], WIDTH)[None, :]
     image *= (smooth * grain * shine)[..., None]
     return np.clip(image * 255, 0, 255).astype(np.uint8)
+
+
+def _cell(position: NDArray[np.float64], size: float) -> NDArray[np.intp]:
+    return (np.floor(position / size) % 64).astype(np.intp)
+
+
+def _favouring_three(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Shares of the materials in one place: three of them are common, the rest rare."""
+    shares = np.full(len(MATERIALS), 0.04)
+    shares[rng.choice(len(MATERIALS), size=3, replace=False)] += (1 - shares.sum()) / 3
+    return np.asarray(shares / shares.sum())

@@ -1,7 +1,8 @@
 """The simulated site: footage of several cameras, and the truth about who walks there.
 
-Files of a site folder: `videos/<camid>.mp4`, `truth/<camid>/gt/gt.txt` (MOT format) with `seqinfo.ini` beside `gt`,
-`split/` (labelled query and gallery crops of the second half, Market-1501 names, for evaluation only) and `site.json`.
+Files of a site folder: `footage/<half>/<camid>.mp4`; `truth/<half>/<camid>/gt/gt.txt` (MOT format) with `seqinfo.ini`
+beside `gt`; `split/` (labelled query and gallery crops of the second half, Market-1501 names, for evaluation only);
+`site.json`. The halves are `first`, to train on, and `second`, to be recognised in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from reidge.demo.scene import Scene
 
+HALVES = ("first", "second")
 MIN_VISIBILITY = 0.75
 """Of people in the labelled split."""
 
@@ -69,24 +72,22 @@ def simulate(config: SiteConfig, root: Path) -> None:
     """
     if root.exists():
         raise InputError(f"{root} exists already. Choose another output or remove it.")
-    partial = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "split" / "query").mkdir(parents=True)
-    (partial / "split" / "bounding_box_test").mkdir()
-    scenes, visits = plan(config)
-    (partial / "site.json").write_text(config.model_dump_json(indent=2) + "\n")
+    unfinished = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "split" / "query").mkdir(parents=True)
+    (unfinished / "split" / "bounding_box_test").mkdir()
+    (unfinished / "site.json").write_text(config.model_dump_json(indent=2) + "\n")
     try:
         with (
             ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
-            Progress("simulate", total=len(scenes), unit="cameras") as progress,
+            Progress("simulate", total=config.cameras, unit="cameras") as progress,
         ):
-            for _ in pool.map(_write_camera, *zip(*((config, c, partial) for c in range(len(scenes))), strict=True)):
+            for _ in pool.map(partial(_write_camera, config, unfinished), range(config.cameras)):
                 progress.advance()
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    partial.rename(root)
-    assert visits
+    unfinished.rename(root)
 
 
 def plan(config: SiteConfig) -> tuple[list[Scene], list[Visit]]:
@@ -105,20 +106,24 @@ def plan(config: SiteConfig) -> tuple[list[Scene], list[Visit]]:
     return scenes, visits
 
 
-def _write_camera(config: SiteConfig, index: int, root: Path) -> None:
+def _write_camera(config: SiteConfig, root: Path, index: int) -> None:
     cv2.setNumThreads(1)
     scenes, visits = plan(config)
     scene, seen = scenes[index], [visit for visit in visits if visit.camera == index]
-    frames = sum(config.half_seconds) * config.fps
     rng = np.random.default_rng([config.seed, index])
-    truths: list[Truth] = []
-    split = _SplitWriter(root / "split", index, seen, config)
-    with _VideoWriter(root / "videos" / f"{scene.camid}.mp4", config.fps) as video:
-        for image, found in render_camera(scene, seen, frames=frames, fps=config.fps, rng=rng):
-            video.write(image)
-            split.offer(image, found)
-            truths += found
-    write_mot(root / "truth" / scene.camid, truths, frames=frames, fps=config.fps)
+    begin = 0
+    for half, seconds in zip(HALVES, config.half_seconds, strict=True):
+        shown = [visit for visit in seen if begin <= visit.start < begin + seconds]
+        split = _SplitWriter(root / "split", index, shown if half == "second" else (), begin, config)
+        frames = seconds * config.fps
+        truths: list[Truth] = []
+        with _VideoWriter(root / "footage" / half / f"{scene.camid}.mp4", config.fps) as video:
+            for image, found in render_camera(scene, shown, begin=begin, frames=frames, fps=config.fps, rng=rng):
+                video.write(image)
+                split.offer(image, found)
+                truths += found
+        write_mot(root / "truth" / half / scene.camid, truths, frames=frames, fps=config.fps)
+        begin += seconds
 
 
 class _VideoWriter:
@@ -143,31 +148,26 @@ class _VideoWriter:
 
 
 class _SplitWriter:
-    """Cuts the labelled crops: of each visit in the second half one query and up to four gallery images."""
+    """Cuts the labelled crops: of each visit up to four gallery images, of each person and camera one query."""
 
-    def __init__(self, root: Path, camera: int, visits: Sequence[Visit], config: SiteConfig) -> None:
-        self.root, self.camera, self.fps = root, camera, config.fps
+    def __init__(self, root: Path, camera: int, visits: Sequence[Visit], begin: float, config: SiteConfig) -> None:
+        self.root, self.camera = root, camera
         self.rng = np.random.default_rng([config.seed, camera, 1])
-        begin = config.half_seconds[0]
-        self._due: dict[tuple[int, int], int] = {}
+        self._due: dict[tuple[int, int], str] = {}
         seen: set[int] = set()
-        for visit in (visit for visit in visits if visit.start >= begin):
-            shares = [0.5, 0.2, 0.35, 0.65, 0.8]
-            if visit.person.pid in seen:
-                shares = shares[1:]  # one query per person and camera
-            for order, share in enumerate(shares):
-                frame = round((visit.start + share * visit.seconds) * config.fps) + 1
-                is_query = visit.person.pid not in seen and order == 0
-                self._due[frame, visit.person.pid] = int(is_query)
+        for visit in visits:
+            shares = {"bounding_box_test": [0.2, 0.35, 0.65, 0.8], "query": [] if visit.person.pid in seen else [0.5]}
+            for folder, share in ((folder, share) for folder in shares for share in shares[folder]):
+                frame = round((visit.start + share * visit.seconds - begin) * config.fps) + 1
+                self._due[frame, visit.person.pid] = folder
             seen.add(visit.person.pid)
 
     def offer(self, image: NDArray[np.uint8], truths: Sequence[Truth]) -> None:
         for truth in truths:
-            is_query = self._due.pop((truth.frame, truth.pid), None)
-            if is_query is None or truth.visibility < MIN_VISIBILITY:
+            folder = self._due.pop((truth.frame, truth.pid), None)
+            if folder is None or truth.visibility < MIN_VISIBILITY:
                 continue
             x1, y1, x2, y2 = _jitter(truth, self.rng)
-            folder = "query" if is_query else "bounding_box_test"
             name = f"{truth.pid:04d}_c{self.camera + 1}s1_{truth.frame:06d}_00.jpg"
             cv2.imwrite(str(self.root / folder / name), image[y1:y2, x1:x2], [cv2.IMWRITE_JPEG_QUALITY, 95])
 
