@@ -1,0 +1,170 @@
+"""The site file: which cameras, which bundle, and where the results go."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field
+
+from reidge.edge.detectors import DetectorConfig
+from reidge.edge.detectors.motion import MotionConfig
+from reidge.edge.errors import InputError
+from reidge.edge.settings import apply_overrides, validate
+from reidge.edge.sightings import EvidenceConfig
+from reidge.edge.stream import CameraConfig
+from reidge.edge.tracker import TrackerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
+    """How the bundle's encoder runs."""
+
+    backend: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    precision: Literal["auto", "float", "int8"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; None leaves it to the runtime."""
+
+
+class QualityConfig(BaseModel, frozen=True, extra="forbid"):
+    """Which pictures of a person are good enough to embed."""
+
+    min_height: int = Field(48, ge=8)
+    """Smallest person, pixels."""
+    min_score: float = Field(0.4, ge=0, le=1)
+    """Smallest confidence of the detection."""
+    max_covered: float = Field(0.25, ge=0, le=1)
+    """Largest share of a person that another's box may cover."""
+    border: int = Field(2, ge=0)
+    """A box nearer than this to the edge of the frame is cut off; pixels."""
+    padding: float = Field(0.03, ge=0, le=0.5)
+    """Added around the box on every side, as a share of its height; as in harvest."""
+
+
+class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
+    """When a track is a known person."""
+
+    min_similarity: float | None = Field(None, ge=-1, le=1)
+    """Least similarity to an identity to be it; None takes the bundle's calibrated one."""
+    min_margin: float = Field(0.0, ge=0, le=2)
+    """Least lead over the second-best identity."""
+    max_exemplars: int = Field(8, ge=1)
+    """Embeddings kept of each identity."""
+    updates_every: float = Field(1.0, gt=0)
+    """Seconds between sighting.updated events of a track."""
+
+
+class StorageConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is kept between runs."""
+
+    gallery: str = ":memory:"
+    """SQLite file of the identities; `:memory:` forgets them at the end."""
+
+
+class OutputConfig(BaseModel, frozen=True, extra="forbid"):
+    """Where results go."""
+
+    events: str | None = "-"
+    """File to append events to as JSON lines; `-` is stdout; null writes none."""
+    tracks: Path | None = None
+    """Folder for the boxes of every frame (one CSV file a camera) and `identities.csv`."""
+
+
+class Site(BaseModel, frozen=True, extra="forbid"):
+    """Everything about a site."""
+
+    bundle: Path
+    """The bundle folder."""
+    cameras: tuple[CameraConfig, ...] = Field(min_length=1)
+    detector: DetectorConfig = MotionConfig()
+    tracking: TrackerConfig = TrackerConfig()
+    quality: QualityConfig = QualityConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    identity: IdentityConfig = IdentityConfig()
+    storage: StorageConfig = StorageConfig()
+    outputs: OutputConfig = OutputConfig()
+
+
+def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
+    """Read a site file.
+
+    `${NAME}` and `${NAME:-default}` are taken from the environment; relative paths start at the file's folder.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` pairs that replace what the file says, e.g. `cameras.0.source=a.mp4`.
+
+    Raises:
+        InputError: The file is missing or no YAML, a variable is not set, or a key is unknown or has a wrong value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has no settings. See examples/ for a site file.")
+    values = apply_overrides(values, overrides)
+    values = _map_texts(values, lambda text: _expand(text, path))
+    site = validate(Site, values, where=str(path))
+    names = [camera.name for camera in site.cameras]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: two cameras are named {twice[0]!r}. Give each its own name.")
+    for camera in site.cameras:
+        if unknown := [name for name in camera.overlaps if name not in names]:
+            raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
+    return _resolve(site, path.parent)
+
+
+def _resolve(site: Site, folder: Path) -> Site:
+    """Make relative paths start at `folder`."""
+    cameras = tuple(
+        camera if camera.live else camera.model_copy(update={"source": str(folder / camera.source)})
+        for camera in site.cameras
+    )
+    detector = site.detector
+    if detector.kind == "yolox":
+        detector = detector.model_copy(update={"path": folder / detector.path})
+    gallery, events, tracks = site.storage.gallery, site.outputs.events, site.outputs.tracks
+    if gallery != ":memory:":
+        gallery = str(folder / gallery)
+    if events not in (None, "-"):
+        events = str(folder / events)
+    return site.model_copy(
+        update={
+            "bundle": folder / site.bundle,
+            "cameras": cameras,
+            "detector": detector,
+            "storage": StorageConfig(gallery=gallery),
+            "outputs": OutputConfig(events=events, tracks=None if tracks is None else folder / tracks),
+        }
+    )
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _expand(text: str, path: Path) -> str:
+    def replace(found: re.Match[str]) -> str:
+        name, default = found.group(1), found.group(2)
+        value = os.environ.get(name, default)
+        if value is None:
+            raise InputError(
+                f"{path}: the environment variable {name} is not set. Set it or write ${{{name}:-default}}."
+            )
+        return value
+
+    return _VARIABLE.sub(replace, text)
