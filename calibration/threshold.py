@@ -1,0 +1,229 @@
+"""The match threshold without labels, from pairs of tracklets whose identity footage gives away for free.
+
+Two tracklets that are in view of one camera at the same time are different people; the two halves of one tracklet are
+the same person. The edge matches tracks by their mean embedding, so that is what is compared here.
+
+Same-person pairs from one camera are easier than those across cameras, so they only show what to expect; the threshold
+itself is taken from different people, for a wanted false-match rate.
+"""
+
+# N = crops, D = embedding, T = tracklets, P = pairs
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reidge.edge.bundle import ThresholdReport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from reidge.edge.crops import CropRecord
+
+MIN_DIFFERENT_PAIRS = 50
+"""Fewer known different pairs say too little about their most similar hundredth."""
+MIN_TRACKLETS = 10
+"""Fewer tracklets say too little about strangers at large."""
+MIN_SAME_PAIRS = 3
+MIN_SAME_SHARE = 0.75
+"""Of the same-person pairs that an estimated threshold must let pass."""
+TWIN_SECONDS = 0.25
+TWIN_OVERLAP = 0.5
+"""Intersection over union of boxes within `TWIN_SECONDS` above which two tracklets are one person detected twice."""
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSimilarities:
+    """Cosines between mean embeddings of tracklets."""
+
+    tracklets: int
+    different_P: NDArray[np.float64]
+    """Pairs in view at the same time, so different people."""
+    same_P: NDArray[np.float64]
+    """First against second half of each tracklet, so the same person."""
+    all_P: NDArray[np.float64]
+    """Every pair of tracklets, whoever they are."""
+
+
+def calibrate_threshold(
+    embeddings_ND: NDArray[np.float32],
+    records: Sequence[CropRecord],
+    *,
+    false_match_rate: float = 0.01,
+    separate_views: bool = False,
+) -> ThresholdReport:
+    """Find the least similarity at which two tracks shall be taken for one person.
+
+    Args:
+        embeddings_ND: Unit embeddings of crops, by the very graph that will run.
+        records: Where each crop comes from, in the same order.
+        false_match_rate: Share of pairs of different people allowed to match.
+        separate_views: Cameras never see the same spot, so that people seen at once in two cameras are different too.
+
+    Returns:
+        The threshold, what it was taken from, and what became of the known pairs.
+    """
+    pairs = collect_pairs(embeddings_ND, records, separate_views=separate_views)
+    return choose_threshold(pairs, false_match_rate=false_match_rate)
+
+
+def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float) -> ThresholdReport:
+    """Choose from similarities that were collected; see `calibrate_threshold`.
+
+    With `MIN_DIFFERENT_PAIRS` known different pairs, exactly the wanted share of them passes. With fewer, the
+    similarities of all pairs of tracklets stand in: most pairs are of different people, and the few that are not
+    raise the upper half only, so median and spread of the lower half describe different people, as a normal
+    distribution. Where footage shows few people that estimate is too high, so it is held at the similarity that
+    `MIN_SAME_SHARE` of the same-person pairs reach. With too few tracklets, the least similar same-person pair is
+    taken. With none, nothing.
+    """
+    known = least_above(pairs.different_P, false_match_rate) if len(pairs.different_P) else -1.0
+    min_similarity: float | None
+    if len(pairs.different_P) >= MIN_DIFFERENT_PAIRS:
+        min_similarity = known
+        method = f"{len(pairs.different_P)} pairs of tracklets in view at the same time"
+    elif pairs.tracklets >= MIN_TRACKLETS:
+        highest = np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE) if len(pairs.same_P) >= MIN_SAME_PAIRS else 1.0
+        min_similarity = max(known, min(normal_quantile(pairs.all_P, 1 - false_match_rate), float(highest)))
+        method = (
+            f"estimate from the lower half of all {len(pairs.all_P)} pairs of tracklets, "
+            f"as only {len(pairs.different_P)} pairs were in view at the same time"
+        )
+    elif len(pairs.same_P) >= MIN_SAME_PAIRS:
+        min_similarity = max(known, float(pairs.same_P.min()))
+        method = f"least similar halves of one tracklet, as there are only {pairs.tracklets} tracklets"
+    else:
+        min_similarity, method = None, f"not calibrated: only {pairs.tracklets} tracklets"
+    if min_similarity is not None:
+        min_similarity = min(max(min_similarity, 0.0), 1.0)
+    return ThresholdReport(
+        min_similarity=min_similarity,
+        false_match_rate=false_match_rate,
+        method=method,
+        tracklets=pairs.tracklets,
+        different_pairs=len(pairs.different_P),
+        same_pairs=len(pairs.same_P),
+        different_quantiles=quantiles(pairs.different_P),
+        same_quantiles=quantiles(pairs.same_P),
+        all_quantiles=quantiles(pairs.all_P),
+        same_match_rate=match_rate(pairs.same_P, min_similarity),
+    )
+
+
+def collect_pairs(
+    embeddings_ND: NDArray[np.float32], records: Sequence[CropRecord], *, separate_views: bool = False
+) -> PairSimilarities:
+    """Compare tracklets by mean embedding; see `calibrate_threshold`."""
+    tracklets = group_by_tracklet(records)
+    means_TD = np.stack([unit_mean(embeddings_ND[indices]) for indices in tracklets])
+    different_TT = seen_at_once([[records[index] for index in indices] for indices in tracklets], separate_views)
+    similarities_TT = means_TD @ means_TD.T
+    first, second = np.triu_indices(len(tracklets), k=1)
+    all_P = similarities_TT[first, second]
+    halves = [(indices[: len(indices) // 2], indices[len(indices) // 2 :]) for indices in tracklets if len(indices) > 1]
+    same = [unit_mean(embeddings_ND[early]) @ unit_mean(embeddings_ND[late]) for early, late in halves]
+    return PairSimilarities(
+        tracklets=len(tracklets),
+        different_P=all_P[different_TT[first, second]],
+        same_P=np.array(same, dtype=np.float64),
+        all_P=all_P,
+    )
+
+
+def group_by_tracklet(records: Sequence[CropRecord]) -> list[list[int]]:
+    """Indices of each tracklet's crops in order of time."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        groups[record.tracklet].append(index)
+    return [sorted(indices, key=lambda index: records[index].captured_at) for indices in groups.values()]
+
+
+def sample_records(records: Sequence[CropRecord], *, max_tracklets: int, max_crops: int, seed: int) -> list[int]:
+    """Indices of crops enough to calibrate on: of each tracklet a few, evenly in time, of the tracklets some.
+
+    Tracklets are dropped in stretches of time, so that those in view together stay together.
+    """
+    tracklets = group_by_tracklet(records)
+    tracklets.sort(key=lambda indices: records[indices[0]].captured_at)
+    if len(tracklets) > max_tracklets:
+        start = int(np.random.default_rng(seed).integers(len(tracklets) - max_tracklets + 1))
+        tracklets = tracklets[start : start + max_tracklets]
+    spread = (np.linspace(0, len(indices) - 1, min(len(indices), max_crops)).round() for indices in tracklets)
+    return [indices[int(at)] for indices, places in zip(tracklets, spread, strict=True) for at in places]
+
+
+def unit_mean(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean of unit vectors, brought to unit length again."""
+    mean_D = embeddings_ND.mean(axis=0, dtype=np.float64)
+    unit_D: NDArray[np.float64] = mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)
+    return unit_D
+
+
+def seen_at_once(tracklets: Sequence[Sequence[CropRecord]], separate_views: bool) -> NDArray[np.bool_]:
+    """`(T, T)` whether two tracklets, each in order of time, are in view together and not one person detected twice."""
+    starts_T = np.array([tracklet[0].captured_at for tracklet in tracklets])
+    ends_T = np.array([tracklet[-1].captured_at for tracklet in tracklets])
+    camids_T = np.array([tracklet[0].camid for tracklet in tracklets])
+    at_once_TT = (starts_T[:, None] <= ends_T) & (starts_T <= ends_T[:, None])
+    if starts_T.min() == ends_T.max():
+        at_once_TT[:] = False  # one instant for everything is no clock
+    same_camera_TT = camids_T[:, None] == camids_T
+    if not separate_views:
+        at_once_TT &= same_camera_TT
+    for first, second in zip(*np.nonzero(np.triu(at_once_TT & same_camera_TT, k=1)), strict=True):
+        if are_twins(tracklets[first], tracklets[second]):
+            at_once_TT[first, second] = at_once_TT[second, first] = False
+    return at_once_TT
+
+
+def are_twins(first: Sequence[CropRecord], second: Sequence[CropRecord]) -> bool:
+    """Whether two tracklets of one camera ever cover the same place at the same time."""
+    return any(
+        abs(a.captured_at - b.captured_at) <= TWIN_SECONDS and overlap(a, b) > TWIN_OVERLAP
+        for a in first
+        for b in second
+    )
+
+
+def overlap(a: CropRecord, b: CropRecord) -> float:
+    """Intersection over union of two boxes."""
+    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
+    shared = max(width, 0.0) * max(height, 0.0)
+    union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:
+    """Least threshold that at most `rate` of the similarities reach."""
+    allowed = int(rate * len(similarities_P))
+    return float(np.nextafter(np.sort(similarities_P)[::-1][allowed], np.inf))
+
+
+def normal_quantile(similarities_P: NDArray[np.float64], share: float) -> float:
+    """Quantile of the normal distribution that has the median and the lower spread of the similarities."""
+    standard = NormalDist()
+    low, median = np.quantile(similarities_P, [standard.cdf(-1), 0.5])
+    return float(median + standard.inv_cdf(share) * (median - low))
+
+
+def quantiles(similarities_P: NDArray[np.float64]) -> dict[str, float]:
+    """Quantiles by name; none of nothing."""
+    if not len(similarities_P):
+        return {}
+    values = np.quantile(similarities_P, QUANTILES)
+    return {str(share): round(float(value), 6) for share, value in zip(QUANTILES, values, strict=True)}
+
+
+def match_rate(similarities_P: NDArray[np.float64], min_similarity: float | None) -> float | None:
+    """Share of similarities that reach the threshold; None of nothing."""
+    if min_similarity is None or not len(similarities_P):
+        return None
+    return float(np.mean(similarities_P >= min_similarity))
