@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from reidge.edge.errors import InputError
 from reidge.train.encoders import ARCHITECTURES, build_encoder
@@ -43,8 +43,13 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     header = {"version": HEADER_VERSION, "embedding_dim": encoder.embedding_dim, **asdict(encoder.spec)}
     # One name per tensor and plain layout: safetensors refuses shared and strided storage.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
+    content = save(tensors, metadata={HEADER_KEY: json.dumps(header)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata={HEADER_KEY: json.dumps(header)}))
+    write_atomically(path, lambda partial: _write_bytes(partial, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def load_encoder(path: Path | str, architecture: str | None = None) -> Encoder:

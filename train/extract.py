@@ -48,7 +48,9 @@ def embed_crops(encoder: Encoder, crops_NHW3: NDArray[np.uint8], batch_size: int
         with torch.inference_mode():
             for start in range(0, len(crops_NHW3), batch_size):
                 crops_BHW3 = torch.from_numpy(np.ascontiguousarray(crops_NHW3[start : start + batch_size])).to(device)
-                embeddings_ND[start : start + batch_size] = encoder(normalise(crops_BHW3, encoder)).cpu().numpy()
+                embeddings_ND[start : start + batch_size] = (
+                    encoder(normalise(crops_BHW3, encoder)).float().cpu().numpy()
+                )
     finally:
         encoder.train(was_training)
     return embeddings_ND

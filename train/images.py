@@ -103,7 +103,7 @@ def read_training_images(
     _report_unreadable(root, [path for path, ok in zip(paths, readable, strict=True) if not ok], len(paths), config)
     keep = np.flatnonzero(readable)
     return TrainingImages(
-        paths=tuple(paths[i] for i in keep),
+        paths=tuple(path for path, ok in zip(paths, readable, strict=True) if ok),
         camids=_numbered(camids)[keep],
         tracklets=None if tracklets is None else _numbered(np.array(tracklets)[keep]),
         size=size,

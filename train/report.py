@@ -1,0 +1,155 @@
+"""The report of a run: one self-contained page with its curves and pictures of what it learnt."""
+
+# N = images, Q = queries, G = gallery, D = embedding
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment
+
+from reidge.edge.crops import read_image
+from reidge.train.charts import GREEN, NEUTRAL, RED, crop_row, draw_curves
+from reidge.train.checkpoint import write_atomically
+from reidge.train.cluster import OUTLIER
+from reidge.train.evaluate import embed_paths, evaluate_ranking, squared_distances
+from reidge.train.recipe import dump_recipe
+from reidge.train.run_folder import REPORT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from reidge.train.datasets.market1501 import Market1501
+    from reidge.train.images import TrainingImages
+    from reidge.train.recipe import Recipe
+    from reidge.train.run_folder import EpochRecord
+
+    Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+TOP = 5
+"""Gallery images shown for a query."""
+EXAMPLES = 5
+"""Queries shown from each end of the ranking."""
+SHEETS = 8
+"""Clusters shown."""
+SHEET_IMAGES = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of crops with its caption."""
+
+    caption: str
+    picture: str
+    """Data URI."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Rows under a heading."""
+
+    heading: str
+    explanation: str
+    rows: list[Row]
+
+
+def write_report(
+    run_dir: Path,
+    recipe: Recipe,
+    history: Sequence[EpochRecord],
+    images: TrainingImages,
+    labels_N: NDArray[np.int64] | None,
+    embed: Embed,
+    split: Market1501 | None,
+) -> None:
+    """Write `report.html`: ranked examples where a labelled split is given, else sheets of clusters."""
+    sections = []
+    if split is not None:
+        sections += ranked_examples(embed, split, images)
+    elif labels_N is not None:
+        sections.append(cluster_sheets(labels_N, images))
+    template = (files("reidge.train") / "templates" / "report.html").read_text()
+    page = (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            title=run_dir.resolve().name,
+            figures=_figures(recipe, history, images),
+            curves=draw_curves(history),
+            sections=sections,
+            recipe=dump_recipe(recipe),
+        )
+    )
+    write_atomically(run_dir / REPORT_NAME, lambda partial: _write_text(partial, page))
+
+
+def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingImages) -> dict[str, str]:
+    last = history[-1]
+    figures = {
+        "recipe": recipe.name,
+        "encoder": recipe.encoder.architecture,
+        "crops": f"{len(images):,}",
+        "cameras": str(len(np.unique(images.camids))),
+        "epochs": str(last.epoch),
+        "clusters": str(last.clusters),
+        "outliers": f"{last.outliers / len(images):.0%}",
+        "minutes": f"{sum(record.seconds for record in history) / 60:.1f}",
+    }
+    if last.mAP is not None and last.rank1 is not None:
+        figures |= {"mAP": f"{last.mAP:.1%}", "rank-1": f"{last.rank1:.1%}"}
+    return figures
+
+
+def ranked_examples(embed: Embed, split: Market1501, images: TrainingImages) -> list[Section]:
+    """Show the queries with the highest and the lowest average precision."""
+    query_QD, gallery_GD = (
+        embed_paths(embed, part.paths, size=images.size, resize=images.resize) for part in (split.query, split.gallery)
+    )
+    query, gallery = split.query, split.gallery
+    ranking = evaluate_ranking(query_QD, gallery_GD, query.pids, gallery.pids, query.camids, gallery.camids)
+    counted = np.flatnonzero(~np.isnan(ranking.ap_Q))
+    order = counted[np.argsort(ranking.ap_Q[counted], kind="stable")]
+
+    def row(q: int) -> Row:
+        allowed = np.flatnonzero((gallery.pids != query.pids[q]) | (gallery.camids != query.camids[q]))
+        distances = squared_distances(query_QD[q : q + 1], gallery_GD[allowed])[0]
+        top = allowed[np.argsort(distances, kind="stable")[:TOP]]
+        crops = [read_image(query.paths[q]), *(read_image(gallery.paths[g]) for g in top)]
+        frames = [NEUTRAL, *(GREEN if gallery.pids[g] == query.pids[q] else RED for g in top)]
+        caption = f"person {query.pids[q]}, camera {query.camids[q]}: average precision {ranking.ap_Q[q]:.0%}"
+        return Row(caption=caption, picture=crop_row(crops, frames, lead=True))
+
+    tell = f"Left the query, then its {TOP} nearest images of other cameras. Green: the same person. Red: another one."
+    worst, best = order[:EXAMPLES], order[::-1][:EXAMPLES]
+    return [
+        Section(heading="Hardest queries", explanation=tell, rows=[row(q) for q in worst]),
+        Section(heading="Easiest queries", explanation=tell, rows=[row(q) for q in best]),
+    ]
+
+
+def cluster_sheets(labels_N: NDArray[np.int64], images: TrainingImages) -> Section:
+    """Show clusters from the largest to the smallest, each by images spread over its cameras."""
+    labels, sizes = np.unique(labels_N[labels_N != OUTLIER], return_counts=True)
+    by_size = labels[np.argsort(-sizes, kind="stable")]
+    shown = by_size[np.unique(np.linspace(0, len(by_size) - 1, SHEETS).round().astype(int))]
+    rows = []
+    for label in shown:
+        members = np.flatnonzero(labels_N == label)
+        members = members[np.argsort(images.camids[members], kind="stable")]
+        picked = members[np.unique(np.linspace(0, len(members) - 1, SHEET_IMAGES).round().astype(int))]
+        cameras = len(np.unique(images.camids[members]))
+        plural = "cameras" if cameras > 1 else "camera"
+        caption = f"cluster {label}: {len(members)} images from {cameras} {plural}"
+        rows.append(Row(caption=caption, picture=crop_row(list(images.take(picked)), [NEUTRAL] * len(picked))))
+    tell = "From the largest to the smallest. A good cluster shows one person, seen by several cameras."
+    return Section(heading="Clusters of the last epoch", explanation=tell, rows=rows)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
