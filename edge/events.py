@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 if TYPE_CHECKING:
     from types import TracebackType
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 EventKind = Literal[
     "sighting.started",
     "sighting.updated",

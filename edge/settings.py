@@ -40,7 +40,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     Raises:
         InputError: A pair has no `=`, or its path leads into a value that has no keys.
     """
-    changed = _copied(dict(values))
+    changed: dict[str, Any] = _copied(dict(values))
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:

@@ -128,7 +128,8 @@ class _Track:
         self.last_seen = captured_at
         if embedding_D is not None:
             mixed_D = embedding_D if self.embedding_D is None else 0.9 * self.embedding_D + 0.1 * embedding_D
-            self.embedding_D = mixed_D / max(float(np.linalg.norm(mixed_D)), 1e-6)
+            unit_D = mixed_D / max(float(np.linalg.norm(mixed_D)), 1e-6)
+            self.embedding_D = unit_D.astype(np.float32)
 
 
 class Tracker:
