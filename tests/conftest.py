@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +27,7 @@ from reidge.edge.bundle import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -96,3 +99,72 @@ def write_tiny_bundle(folder: Path) -> Path:
 def tiny_bundle(tmp_path: Path) -> Path:
     """A bundle folder of its own for each test; input 32x16, embedding 24-d, float only."""
     return write_tiny_bundle(tmp_path / "tiny_bundle")
+
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real footage and weights beside the repository; skips where it is absent."""
+    if not (SHARED / "weights").is_dir():
+        pytest.skip("needs real footage and weights in ../shared")
+    return SHARED
+
+
+def write_video(path: Path, images: Iterable[NDArray[np.uint8]], fps: int = 10) -> None:
+    """Encode BGR images to H.264."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "ultrafast"})
+        stream.pix_fmt = "yuv420p"
+        for number, image in enumerate(images):
+            if number == 0:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+def draw_walk(
+    people: list[tuple[tuple[int, int, int], tuple[int, int, int], float, float, int]], frames: int
+) -> Iterable[NDArray[np.uint8]]:
+    """Frames 320x180 in which people, 30x90 boxes of two colours, cross before a still wall with some noise.
+
+    Args:
+        people: Colour of shirt and of trousers (BGR), x in the first frame, pixels per frame, and y of the head.
+        frames: How many.
+    """
+    rng = np.random.default_rng(0)
+    wall = cv2.resize(rng.integers(90, 150, (18, 32, 3), dtype=np.uint8), (320, 180), interpolation=cv2.INTER_CUBIC)
+    for t in range(frames):
+        image = wall.astype(np.float32)
+        for shirt, trousers, x0, speed, y in people:
+            x = round(x0 + speed * t)
+            left, right = max(x, 0), max(x + 30, 0)
+            image[y : y + 45, left:right] = shirt
+            image[y + 45 : y + 90, left:right] = trousers
+            image[y + 5 : y + 85 : 10, left:right] *= 0.8  # stripes: something to be sharp about
+        yield np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+RED, GREEN, BLUE, WHITE = (30, 30, 220), (40, 200, 40), (220, 40, 30), (240, 240, 240)
+
+
+@pytest.fixture(scope="session")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Recordings of two cameras, 12 s at 10 fps: red passes cam1 and later cam2; blue passes cam1 only.
+
+    Red is in cam1 in frames 22 to 64, blue in frames 38 to 71, at least 70 pixels apart; red is in cam2 in frames 73
+    to 116.
+    """
+    folder = tmp_path_factory.mktemp("walks")
+    write_video(folder / "cam1.mp4", draw_walk([(RED, WHITE, -200, 8, 50), (BLUE, GREEN, -400, 10, 60)], 120))
+    write_video(folder / "cam2.mp4", draw_walk([(RED, WHITE, 900, -8, 40)], 120))
+    return {"cam1": folder / "cam1.mp4", "cam2": folder / "cam2.mp4"}
+
+
+@pytest.fixture(scope="session")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 3 s in which nobody comes."""
+    path = tmp_path_factory.mktemp("still") / "still.mp4"
+    write_video(path, draw_walk([], 30))
+    return path
