@@ -58,12 +58,12 @@ def curves(history: Sequence[EpochRecord]) -> list[Curve]:
 def draw_curves(history: Sequence[EpochRecord]) -> str:
     """Draw all curves as one PNG; returns a data URI."""
     charts = curves(history)
-    figure = Figure(
-        figsize=(10.8, 2.7 * ((len(charts) + 2) // 3)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    )
+    rows = (len(charts) + 2) // 3
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(10.8, 2.7 * rows), layout=layout)
     epochs = [record.epoch for record in history]
     warm = sum(record.phase == "warmup" for record in history)
-    axes = figure.subplots((len(charts) + 2) // 3, 3, squeeze=False).ravel()
+    axes = figure.subplots(rows, 3, squeeze=False).ravel()
     for ax, curve in zip(axes, charts, strict=False):
         _draw(ax, epochs, curve, warm)
     for ax in axes[len(charts) :]:

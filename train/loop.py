@@ -80,6 +80,7 @@ class Run:
     encoder: Encoder
     optimizer: torch.optim.Optimizer
     device: torch.device
+    bfloat16: bool
 
     def embed(self, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed crops in eval mode."""
@@ -87,9 +88,8 @@ class Run:
             return embed_crops(self.encoder, crops_NHW3)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Compute in bfloat16 where the recipe says so."""
-        enabled = self.recipe.loop.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16) if enabled else nullcontext()
+        """Compute in bfloat16 where the recipe says so and the machine is good at it."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
 def train(
@@ -164,6 +164,7 @@ def _open_run(recipe: Recipe, crops: Path, run_dir: Path, split: Path | None) ->
         encoder=encoder,
         optimizer=torch.optim.Adam(parameters, lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay),
         device=device,
+        bfloat16=_bfloat16(recipe.loop.precision, device),
     )
 
 
@@ -332,6 +333,15 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here. Set loop.device to auto, cpu or cuda.") from error
     return device
+
+
+def _bfloat16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # torch has no public way to ask for AMX.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def _label(run: Run, epoch: int) -> str:

@@ -81,8 +81,9 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
     """Epochs between two evaluations, where a labelled split is given."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, ..."""
-    bfloat16: bool = False
-    """Compute the network in bfloat16: about twice as fast on a GPU, or a CPU with AMX; far slower elsewhere."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the network's arithmetic. bfloat16 is about twice as fast on a GPU or a CPU with AMX and far slower
+    elsewhere; `auto` takes it there only."""
     seed: int = Field(0, ge=0)
 
 

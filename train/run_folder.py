@@ -128,9 +128,8 @@ def save(
     save_encoder(encoder, run_dir / ENCODER_NAME)
     save_state(run_dir / STATE_NAME, state)
     # Last, and rewritten whole: after an interruption it never holds an epoch that the state does not.
-    write_atomically(
-        run_dir / HISTORY_NAME, lambda partial: _write_text(partial, "".join(f"{line}\n" for line in lines))
-    )
+    text = "\n".join([*lines, ""])
+    write_atomically(run_dir / HISTORY_NAME, lambda partial: _write_text(partial, text))
 
 
 def restore(

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reidge.edge.crops import CropRecord, CropWriter
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.train.augment import augment
+from reidge.train.checkpoint import load_encoder, load_state
+from reidge.train.cluster import ClusterConfig
+from reidge.train.extract import embed_crops
+from reidge.train.loop import clamp, train
+from reidge.train.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = (
+    "encoder.input_size=[64, 32]", "encoder.ghost_batch=8", "warmup.epochs=1", "warmup.iters=3", "loop.epochs=2",
+    "loop.iters=3", "sampler.clusters=4", "sampler.images=4", "augment.pad=2", "loop.device=cpu",
+)  # fmt: skip
+
+
+def tiny(*overrides: str) -> Recipe:
+    return load_recipe("quick", [*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(crops: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a whole tiny run with a split. Read only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny(), crops, run_dir, split=split)
+    return run_dir
+
+
+def history(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_its_contract_says(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"recipe.yaml", "last.pt", "encoder.safetensors", "history.jsonl", "report.html"}
+    assert load_recipe(str(finished / "recipe.yaml")) == tiny()
+    assert load_state(finished / "last.pt")["epoch"] == 3
+    encoder = load_encoder(finished)
+    assert encoder.input_size == (64, 32)
+    embeddings = embed_crops(encoder, np.full((2, 64, 32, 3), 99, dtype=np.uint8))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_history_has_a_line_for_each_epoch(finished: Path) -> None:
+    lines = history(finished)
+    assert [(line["epoch"], line["phase"]) for line in lines] == [(1, "warmup"), (2, "cluster"), (3, "cluster")]
+    assert lines[0]["clusters"] == 16  # the tracklets
+    assert lines[0]["eps"] is None
+    assert [line["mAP"] is None for line in lines] == [True, True, False]
+
+
+def test_a_run_learns(crops: Path, tmp_path: Path) -> None:
+    summary = train(tiny("warmup.epochs=3", "warmup.iters=20", "loop.epochs=1"), crops, tmp_path / "run")
+    losses = [line["loss"] for line in history(tmp_path / "run")]
+    assert losses[2] < 0.7 * losses[0]
+    # The eight people, give or take: far fewer than their sixteen tracklets.
+    assert 4 <= summary.clusters <= 12
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+class Killed(BaseException):
+    """As SIGKILL between two steps: nothing may catch it."""
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_killed_and_resumed_equals_uninterrupted(
+    step: int, finished: Path, crops: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    calls = iter(range(100))
+
+    def killing(*args, **kwargs):  # type: ignore[no-untyped-def]
+        if next(calls) == step:  # in the first and in the last epoch
+            raise Killed
+        return augment(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reidge.train.loop.augment", killing)
+        with pytest.raises(Killed):
+            train(tiny(), crops, run_dir)
+    torch.manual_seed(99)  # what a new process finds is not what the old one left
+    np.random.default_rng(99)
+    train(tiny(), crops, run_dir, resume=True, split=split)
+    expected, found = (load_file(folder / "encoder.safetensors") for folder in (finished, run_dir))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    timeless = [
+        [{k: v for k, v in line.items() if "second" not in k} for line in history(folder)]
+        for folder in (finished, run_dir)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, crops: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    train(tiny(), crops, run_dir, resume=True)
+    assert (run_dir / "last.pt").read_bytes() == (finished / "last.pt").read_bytes()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Path, crops: Path) -> None:
+    with pytest.raises(InputError, match="--resume"):
+        train(tiny(), crops, finished)
+
+
+def test_resume_needs_a_run(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        train(tiny(), crops, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_resume_refuses_another_recipe_and_other_crops(finished: Path, crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="optim differs"):
+        train(tiny("optim.lr=1"), crops, finished, resume=True)
+    fewer = shutil.copytree(crops, tmp_path / "crops")
+    lines = (fewer / "crops.csv").read_text().splitlines()
+    (fewer / "crops.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(InputError, match="other crops"):
+        train(tiny(), fewer, finished, resume=True)
+
+
+def test_a_damaged_state_is_named(finished: Path, crops: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / "last.pt").write_bytes((finished / "last.pt").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"last\.pt is damaged"):
+        train(tiny(), crops, run_dir, resume=True)
+
+
+def test_without_clusters_the_tracklets_stand_in_and_then_the_run_stops(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny("cluster.min_samples=40", "loop.epochs=5", "loop.iters=1")
+    with pytest.raises(ReidgeError, match=r"0 clusters among 64 crops \(64 outliers\), 3 times in a row.*cluster\.eps"):
+        train(recipe, crops, tmp_path / "run")
+    assert "goes on with the tracklets" in capsys.readouterr().err
+    assert len(history(tmp_path / "run")) == 3  # the warm-up and two epochs that went on
+
+
+def test_a_loss_that_is_no_number_stops_the_run(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReidgeError, match=r"loss became nan in epoch 1.*lower learning rate"):
+        train(tiny("warmup.lr=1e30"), crops, tmp_path / "run")
+
+
+def test_wrong_input_writes_nothing(crops: Path, tmp_path: Path) -> None:
+    for recipe, folder, weights in (
+        (tiny(), tmp_path / "missing", None),
+        (tiny(), crops, str(tmp_path / "missing.pth")),
+        (tiny(), crops, "imagenet"),
+        (tiny("loop.device=abacus"), crops, None),
+    ):
+        with pytest.raises(InputError):
+            train(recipe, folder, tmp_path / "run", weights=weights)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_few_crops_clamp_the_neighbourhood() -> None:
+    config = ClusterConfig(k1=30, k2=6)
+    assert clamp(config, 2000) == config
+    assert (clamp(config, 100).k1, clamp(config, 100).k2) == (10, 2)
+    assert (clamp(config, 10).k1, clamp(config, 10).k2) == (4, 1)
+
+
+def test_a_folder_with_too_few_crops_is_refused(tmp_path: Path) -> None:
+    with CropWriter(tmp_path / "crops") as writer:
+        record = CropRecord(
+            path="a.jpg", camid="a", tracklet="a", captured_at=0, x1=0, y1=0, x2=1, y2=1, score=1, sharpness=1
+        )
+        writer.add(np.zeros((8, 4, 3), dtype=np.uint8), record)
+    with pytest.raises(InputError, match="too few"):
+        train(tiny(), tmp_path / "crops", tmp_path / "run")
