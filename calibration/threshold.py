@@ -91,8 +91,10 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float) -> Thr
         min_similarity = known
         method = f"{len(pairs.different_P)} pairs of tracklets in view at the same time"
     elif pairs.tracklets >= MIN_TRACKLETS:
-        highest = np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE) if len(pairs.same_P) >= MIN_SAME_PAIRS else 1.0
-        min_similarity = max(known, min(normal_quantile(pairs.all_P, 1 - false_match_rate), float(highest)))
+        estimate = normal_quantile(pairs.all_P, 1 - false_match_rate)
+        if len(pairs.same_P) >= MIN_SAME_PAIRS:
+            estimate = min(estimate, float(np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE, method="lower")))
+        min_similarity = max(known, estimate)
         method = (
             f"estimate from the lower half of all {len(pairs.all_P)} pairs of tracklets, "
             f"as only {len(pairs.different_P)} pairs were in view at the same time"

@@ -40,7 +40,7 @@ from reidge.edge.crops import read_image, resize_crops
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.progress import Progress
 from reidge.export.onnx import export_onnx
-from reidge.export.parity import FLOAT_GATE, INT8_GATE, compare, cosines, embed_with
+from reidge.export.parity import FLOAT_GATE, INT8_GATE, Gate, compare, cosines, embed_with
 from reidge.export.provenance import describe_origin
 from reidge.export.quantize import placements, scale_of
 from reidge.export.report import Evidence, write_report
@@ -79,6 +79,7 @@ class ExportOptions:
     method: RangeMethod | Literal["auto"]
     false_match_rate: float
     separate_views: bool
+    gate: Gate
     force: bool
     seed: int
     threads: int | None
@@ -128,6 +129,7 @@ def export_bundle(
     method: RangeMethod | Literal["auto"] = "auto",
     false_match_rate: float = 0.01,
     separate_views: bool = False,
+    gate: Gate = INT8_GATE,
     force: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -144,7 +146,8 @@ def export_bundle(
         method: How ranges are taken; `auto` chooses by cosine on held-out crops.
         false_match_rate: Share of pairs of different people allowed to match.
         separate_views: Cameras never see the same spot; see `calibrate_threshold`.
-        force: Write the bundle although the INT8 graph misses its gate.
+        gate: What the INT8 graph must reach on held-out crops.
+        force: Write the bundle although the INT8 graph misses the gate.
         seed: Of the choice of crops.
         threads: Processor threads of the runtimes; None takes all cores.
 
@@ -157,6 +160,7 @@ def export_bundle(
         method=method,
         false_match_rate=false_match_rate,
         separate_views=separate_views,
+        gate=gate,
         force=force,
         seed=seed,
         threads=threads,
@@ -174,7 +178,7 @@ def export_bundle(
         job = Job(
             encoder=encoder,
             sets=sets,
-            reference_ND=embed_crops(encoder, sets.held_out_NHW3),
+            reference_ND=embed_reference(encoder, sets),
             folder=folder,
             options=options,
         )
@@ -256,6 +260,18 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def embed_reference(encoder: Encoder, sets: CropSets) -> NDArray[np.float32]:
+    """Embed the held-out crops with the trained encoder.
+
+    Raises:
+        ReidgeError: Its embeddings are not finite.
+    """
+    embeddings_ND = embed_crops(encoder, sets.held_out_NHW3)
+    if not np.isfinite(embeddings_ND).all():
+        raise ReidgeError(f"{encoder.architecture} gives embeddings that are not finite. Train it again.")
+    return embeddings_ND
+
+
 def write_float(job: Job) -> tuple[onnx.ModelProto, Parity]:
     """Write the float graph and hold it against the encoder.
 
@@ -269,7 +285,7 @@ def write_float(job: Job) -> tuple[onnx.ModelProto, Parity]:
     if not FLOAT_GATE.passes(parity):
         raise ReidgeError(
             f"the float graph differs from the encoder: mean cosine {parity.cosine_mean:.5f}, first percentile "
-            f"{parity.cosine_p1:.5f}, at least {FLOAT_GATE.min_cosine_p1} is needed. Are the weights finite?"
+            f"{parity.cosine_p1:.5f}, at least {FLOAT_GATE.min_cosine_p1} is needed. Report this as a bug."
         )
     return model, parity
 
@@ -280,7 +296,7 @@ def write_int8(job: Job, model: onnx.ModelProto) -> Int8Search:
     Raises:
         ReidgeError: The graph misses its gate and `force` is off.
     """
-    crops_NHW3, threads = job.sets.calibration_NHW3, job.options.threads
+    crops_NHW3, threads, gate = job.sets.calibration_NHW3, job.options.threads, job.options.gate
     batches = (crops_NHW3[start : start + OBSERVE_BATCH] for start in range(0, len(crops_NHW3), OBSERVE_BATCH))
     histograms = observe(model, [place.tensor for place in placements(model)], batches, threads=threads)
     path = job.path("int8")
@@ -290,12 +306,12 @@ def write_int8(job: Job, model: onnx.ModelProto) -> Int8Search:
         found_ND = embed_with(path, job.sets.held_out_NHW3, backend=int8_backend(), threads=threads)
         return compare(job.reference_ND, found_ND)
 
-    found = search_int8(model, histograms, evaluate, method=job.options.method)
+    found = search_int8(model, histograms, evaluate, method=job.options.method, gate=gate)
     if not found.passed and not job.options.force:
         raise ReidgeError(
             f"the INT8 graph misses its gate on {found.parity.crops} held-out crops: mean cosine "
-            f"{found.parity.cosine_mean:.4f} (at least {INT8_GATE.min_cosine_mean}), first percentile "
-            f"{found.parity.cosine_p1:.4f} (at least {INT8_GATE.min_cosine_p1}), with {len(found.float_blocks)} blocks "
+            f"{found.parity.cosine_mean:.4f} (at least {gate.min_cosine_mean}), first percentile "
+            f"{found.parity.cosine_p1:.4f} (at least {gate.min_cosine_p1}), with {len(found.float_blocks)} blocks "
             "in float. Give more calibration crops from your own cameras, or accept the loss with --force."
         )
     onnx.save(found.model, path)
@@ -407,5 +423,8 @@ def evidence_of(job: Job, pairs: Mapping[Precision, PairSimilarities]) -> Eviden
     """What the report shows beside the manifest's figures."""
     crops_NHW3 = job.sets.held_out_NHW3
     return Evidence(
-        crops_NHW3=crops_NHW3, cosines_N=cosines(job.reference_ND, embed_int8(job, crops_NHW3)), pairs=pairs["int8"]
+        crops_NHW3=crops_NHW3,
+        cosines_N=cosines(job.reference_ND, embed_int8(job, crops_NHW3)),
+        pairs=pairs["int8"],
+        gate=job.options.gate,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from reidge.edge.errors import ReidgeError
@@ -132,6 +133,8 @@ def export_onnx(encoder: Encoder, path: Path) -> onnx.ModelProto:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*legacy TorchScript.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx")
+        # Layers of torch itself check shapes while they are traced; the shapes are the same at run time.
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.")
         # Instance norm takes its statistics from the image at run time too: that is what it is for.
         warnings.filterwarnings("ignore", category=UserWarning, message=".*'instance_norm' is set to train=True")
         torch.onnx.export(

@@ -18,8 +18,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reidge.export.parity import INT8_GATE
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
     from reidge.calibration.threshold import PairSimilarities
     from reidge.edge.bundle import Manifest
+    from reidge.export.parity import Gate
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -45,39 +44,41 @@ class Evidence:
     """INT8 against the trained encoder, for these crops."""
     pairs: PairSimilarities
     """Of tracklets, by the INT8 graph."""
+    gate: Gate
+    """What the INT8 graph had to reach."""
 
 
 def write_report(folder: Path, manifest: Manifest, evidence: Evidence, warnings: Sequence[str]) -> None:
     """Write both files into a bundle that is being made."""
-    figures = report_figures(manifest, warnings)
+    figures = report_figures(manifest, evidence.gate, warnings)
     (folder / REPORT_JSON).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     source = files("reidge.export").joinpath("templates", "report.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     order = np.argsort(evidence.cosines_N)[:WORST_SHOWN]
     page = template.render(
         manifest=manifest,
-        gate=INT8_GATE,
+        gate=evidence.gate,
         warnings=warnings,
-        cosine_plot=plot_cosines(evidence.cosines_N),
+        cosine_plot=plot_cosines(evidence.cosines_N, evidence.gate),
         pairs_plot=plot_pairs(evidence.pairs, manifest.threshold["int8"].min_similarity),
         worst=[(picture(evidence.crops_NHW3[index]), float(evidence.cosines_N[index])) for index in order],
     )
     (folder / REPORT_HTML).write_text(page, encoding="utf-8")
 
 
-def report_figures(manifest: Manifest, warnings: Sequence[str]) -> dict[str, Any]:
+def report_figures(manifest: Manifest, gate: Gate, warnings: Sequence[str]) -> dict[str, Any]:
     """All figures of the report."""
     content = manifest.model_dump(mode="json", include={"parity", "threshold", "quantisation", "golden_min_cosine"})
-    return {**content, "gate": {"int8": INT8_GATE.model_dump()}, "warnings": list(warnings)}
+    return {**content, "gate": {"int8": gate.model_dump()}, "warnings": list(warnings)}
 
 
-def plot_cosines(cosines_N: NDArray[np.float64]) -> str:
+def plot_cosines(cosines_N: NDArray[np.float64], gate: Gate) -> str:
     """Histogram of INT8 cosines with the gate's lines, as inline SVG."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    low = min(float(cosines_N.min()), INT8_GATE.min_cosine_p1) - 0.002
+    low = min(float(cosines_N.min()), gate.min_cosine_p1) - 0.002
     axes.hist(cosines_N, bins=np.linspace(low, 1, 60).tolist(), color=COLOURS["same"])
-    for value, name in ((INT8_GATE.min_cosine_mean, "mean"), (INT8_GATE.min_cosine_p1, "1st percentile")):
+    for value, name in ((gate.min_cosine_mean, "mean"), (gate.min_cosine_p1, "1st percentile")):
         axes.axvline(value, color=COLOURS["line"], linestyle="--", linewidth=1)
         axes.text(value, 0.98, f" gate: {name}", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
     axes.set(xlabel="cosine of INT8 and trained encoder", ylabel="held-out crops", xlim=(low, 1))

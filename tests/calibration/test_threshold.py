@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reidge.calibration.threshold import (
+    PairSimilarities,
+    calibrate_threshold,
+    choose_threshold,
+    collect_pairs,
+    least_above,
+    normal_quantile,
+    sample_records,
+)
+from reidge.edge.crops import CropRecord
+
+Vectors = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+def crop(tracklet: str, second: float, *, camid: str = "cam1", x1: float = 0) -> CropRecord:
+    return CropRecord(
+        path=f"{tracklet}/{second}.jpg",
+        camid=camid,
+        tracklet=tracklet,
+        captured_at=1e9 + second,
+        x1=x1,
+        y1=0,
+        x2=x1 + 50,
+        y2=100,
+        score=1,
+        sharpness=1,
+    )
+
+
+def at_degrees(*angles: float) -> Vectors:
+    radians = np.radians(angles)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def pairs_of(
+    *, different: int = 0, same: tuple[float, ...] = (), tracklets: int = 0, everyone: tuple[float, ...] = ()
+) -> PairSimilarities:
+    return PairSimilarities(
+        tracklets=tracklets,
+        different_P=np.arange(different) / max(different, 1),
+        same_P=np.array(same),
+        all_P=np.array(everyone),
+    )
+
+
+def test_tracklets_in_view_at_once_are_different_and_later_ones_are_not_known() -> None:
+    records = [crop("a", 0), crop("a", 2), crop("b", 1, x1=200), crop("b", 3, x1=200), crop("c", 9), crop("c", 11)]
+    pairs = collect_pairs(at_degrees(0, 0, 60, 60, 0, 0), records)
+    np.testing.assert_allclose(pairs.different_P, [0.5], atol=1e-6)  # a and b, 60 degrees apart
+    np.testing.assert_allclose(pairs.all_P, [0.5, 1, 0.5], atol=1e-6)
+    np.testing.assert_allclose(pairs.same_P, [1, 1, 1], atol=1e-6)
+
+
+def test_other_cameras_count_only_where_views_are_separate() -> None:
+    records = [crop("a", 0), crop("a", 2), crop("b", 1, camid="cam2"), crop("b", 3, camid="cam2")]
+    embeddings_ND = at_degrees(0, 0, 60, 60)
+    assert len(collect_pairs(embeddings_ND, records).different_P) == 0
+    assert len(collect_pairs(embeddings_ND, records, separate_views=True).different_P) == 1
+
+
+def test_a_person_detected_twice_is_not_two_people() -> None:
+    records = [crop("a", 0), crop("a", 2), crop("b", 0, x1=10), crop("b", 2, x1=200)]
+    assert len(collect_pairs(at_degrees(0, 0, 0, 0), records).different_P) == 0
+
+
+def test_crops_without_a_clock_are_not_all_in_view_at_once() -> None:
+    records = [crop("a", 0), crop("b", 0, x1=200), crop("c", 0, x1=400)]
+    assert len(collect_pairs(at_degrees(0, 60, 90), records).different_P) == 0
+
+
+def test_halves_are_first_against_second_in_time_whatever_the_order_of_rows() -> None:
+    records = [crop("a", second) for second in (3, 0, 2, 1)]
+    pairs = collect_pairs(at_degrees(60, 0, 60, 0), records)  # 0 degrees at seconds 0 and 1, 60 at 2 and 3
+    np.testing.assert_allclose(pairs.same_P, [0.5], atol=1e-6)
+
+
+def test_tracklets_are_compared_by_the_direction_of_their_mean() -> None:
+    records = [crop("a", 0), crop("a", 1), crop("b", 5), crop("b", 6)]
+    pairs = collect_pairs(at_degrees(-30, 30, 0, 0), records)
+    np.testing.assert_allclose(pairs.all_P, [1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "passing"), [(0.01, 1), (0.05, 5), (0.001, 0)])
+def test_at_most_the_wanted_share_of_different_people_passes(rate: float, passing: int) -> None:
+    pairs = pairs_of(different=100, same=(0.2, 0.999), tracklets=40)
+    report = choose_threshold(pairs, false_match_rate=rate)
+    assert report.min_similarity is not None
+    assert int((pairs.different_P >= report.min_similarity).sum()) == passing
+    assert report.method == "100 pairs of tracklets in view at the same time"
+    assert report.same_match_rate == 0.5
+
+
+def test_equal_similarities_pass_together_or_not_at_all() -> None:
+    assert (np.full(100, 0.4) >= least_above(np.full(100, 0.4), 0.5)).sum() == 0
+
+
+def test_with_few_known_pairs_all_pairs_stand_in_and_the_report_says_so() -> None:
+    # Different people at 0.3 +- 0.1; a twentieth of the pairs are in truth the same person, at 0.9.
+    rng = np.random.default_rng(0)
+    everyone = (*rng.normal(0.3, 0.1, 950), *rng.normal(0.9, 0.02, 50))
+    report = choose_threshold(
+        pairs_of(different=3, same=(0.9,) * 20, tracklets=46, everyone=everyone), false_match_rate=0.01
+    )
+    assert report.min_similarity == pytest.approx(np.nextafter(2 / 3, 1))  # of the three known pairs, none may pass
+    estimate = choose_threshold(pairs_of(same=(0.9,) * 20, tracklets=46, everyone=everyone), false_match_rate=0.01)
+    assert estimate.min_similarity == pytest.approx(0.3 + 2.33 * 0.1, abs=0.03)
+    assert "estimate from the lower half of all 1000 pairs" in estimate.method
+    assert "only 0 pairs were in view" in estimate.method
+
+
+def test_an_estimate_never_keeps_people_from_matching_themselves() -> None:
+    # Four people over and over: a third of all pairs is the same person, and the spread says nothing.
+    everyone = (*np.linspace(0.4, 0.7, 60), *np.linspace(0.8, 0.95, 31))
+    same = (0.6, 0.8, 0.85, 0.88, 0.9)
+    report = choose_threshold(pairs_of(same=same, tracklets=14, everyone=everyone), false_match_rate=0.01)
+    assert report.min_similarity == 0.8
+    assert report.same_match_rate == 0.8
+
+
+def test_with_few_tracklets_the_least_similar_halves_decide() -> None:
+    report = choose_threshold(pairs_of(same=(0.8, 0.7, 0.9), tracklets=3), false_match_rate=0.01)
+    assert report.min_similarity == pytest.approx(0.7)
+    assert "only 3 tracklets" in report.method
+
+
+def test_with_nothing_to_go_by_there_is_no_threshold() -> None:
+    report = choose_threshold(pairs_of(same=(0.8,), tracklets=1), false_match_rate=0.01)
+    assert report.min_similarity is None
+    assert report.same_match_rate is None
+    assert report.method.startswith("not calibrated")
+
+
+def test_the_normal_quantile_is_that_of_a_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(0.2, 0.1, 200_000)
+    assert normal_quantile(values, 0.99) == pytest.approx(np.quantile(values, 0.99), abs=0.005)
+
+
+def test_strangers_do_not_match_at_the_calibrated_threshold() -> None:
+    """Thirty people of 32-d appearance, two in view at a time: calibrated on them, held against thirty others."""
+    rng = np.random.default_rng(0)
+
+    def see(people: int) -> tuple[Vectors, list[CropRecord]]:
+        centres = rng.normal(size=(people, 32)) + 0.5
+        shots = [(pid, shot) for pid in range(people) for shot in range(6)]
+        noisy = np.stack([centres[pid] + 0.5 * rng.normal(size=32) for pid, _ in shots])
+        records = [crop(f"t{pid}", 10 * (pid // 15) + shot, x1=100 * (pid % 15)) for pid, shot in shots]
+        return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32), records
+
+    report = calibrate_threshold(*see(30), false_match_rate=0.01)
+    assert report.min_similarity is not None
+    assert report.different_pairs == 210
+    assert report.same_match_rate == 1
+    others = collect_pairs(*see(30)).all_P  # 435 pairs of different people, none seen before
+    assert (others >= report.min_similarity).mean() < 0.04
+
+
+def test_samples_are_spread_in_time_and_keep_tracklets_together() -> None:
+    records = [crop(f"t{tracklet}", 100 * tracklet + shot) for tracklet in range(20) for shot in range(9)]
+    chosen = sample_records(records, max_tracklets=5, max_crops=3, seed=0)
+    tracklets = sorted({int(records[index].tracklet[1:]) for index in chosen})
+    assert tracklets == list(range(tracklets[0], tracklets[0] + 5))
+    assert [records[index].captured_at % 100 for index in chosen[:3]] == [0, 4, 8]
+    assert len(chosen) == 15
