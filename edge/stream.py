@@ -175,7 +175,8 @@ class LiveStream(Camera):
     """A stream over the network, connected again whenever it is lost."""
 
     def _decode(self) -> None:
-        pause, index, up = BACKOFF[0], 0, False
+        pause, index = BACKOFF[0], 0
+        up: bool | None = None  # not yet known
         while not self._stop_asked.is_set():
             try:
                 for frame in self._connection(index):
@@ -189,7 +190,8 @@ class LiveStream(Camera):
                 reason = redact_text(getattr(error, "strerror", None) or type(error).__name__)
             if self._stop_asked.is_set():
                 break
-            self._say(up=False, reason=f"{redact(self.config.source)}: {reason}")
+            if up is not False:
+                self._say(up=False, reason=f"{redact(self.config.source)}: {reason}")
             up = False
             self._stop_asked.wait(pause * random.uniform(0.8, 1.2))  # cameras that fell together rise apart
             pause = min(2 * pause, BACKOFF[1])

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reidge.edge.errors import InputError
+from reidge.edge.footage import Span, check_footage, count_frames, is_live, read_footage, shared_start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_frames_carry_the_clock_of_the_recording(still: Path) -> None:
+    frames = list(read_footage(str(still), camid="cam1", start=1000.0))
+    assert len(frames) == 30
+    assert [frame.index for frame in frames] == list(range(30))
+    assert frames[25].captured_at == pytest.approx(1002.5)
+    assert frames[0].image.shape == (180, 320, 3)
+
+
+def test_a_span_is_cut_out_by_time(still: Path) -> None:
+    frames = list(read_footage(str(still), camid="cam1", span=Span(since=1.0, until=2.0)))
+    assert [frame.index for frame in frames] == list(range(10, 20))
+
+
+def test_max_fps_thins_out_evenly(still: Path) -> None:
+    frames = list(read_footage(str(still), camid="cam1", span=Span(max_fps=5)))
+    assert [frame.index for frame in frames] == list(range(0, 30, 2))
+
+
+@pytest.mark.parametrize(("span", "count"), [(Span(), 30), (Span(since=1.0, until=2.0), 10), (Span(max_fps=5), 15)])
+def test_the_number_of_frames_is_known_before(still: Path, span: Span, count: int) -> None:
+    assert count_frames(str(still), span) == count
+
+
+def test_a_cut_off_recording_gives_what_is_left(still: Path, tmp_path: Path) -> None:
+    # Matroska needs no index at the end, so half a file is half a recording.
+    import av
+
+    whole, half = tmp_path / "whole.mkv", tmp_path / "half.mkv"
+    with av.open(str(still)) as source, av.open(str(whole), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert 5 < len(list(read_footage(str(half), camid="cam1"))) < 30
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", r"is empty \(0 bytes\)"),
+        (b"this is not a video" * 100, "cannot be read as video"),
+    ],
+)
+def test_bad_footage_is_named_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "bad.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    for use in (lambda: check_footage(str(path)), lambda: list(read_footage(str(path), camid="cam1"))):
+        with pytest.raises(InputError, match=rf"bad\.mp4 {message}") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_footage(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a file"):
+        check_footage(str(tmp_path))
+
+
+def test_addresses_are_live_and_paths_are_not() -> None:
+    assert is_live("RTSP://host/stream")
+    assert not is_live("rtsp.mp4")
+
+
+def test_recordings_without_a_clock_share_one(still: Path, walks: dict[str, Path]) -> None:
+    sources = [str(still), str(walks["cam1"]), "rtsp://host/stream"]
+    oldest = min(still.stat().st_mtime, walks["cam1"].stat().st_mtime)
+    assert shared_start(sources) == int(oldest)

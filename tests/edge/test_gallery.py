@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.gallery import Gallery, GalleryConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ENCODER = "a" * 64
+
+
+def unit(degrees: float) -> NDArray[np.float32]:
+    """A direction in the plane; the cosine of two is that of the angle between them."""
+    return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32)
+
+
+def open_gallery(path: Path | str = ":memory:", *, encoder: str = ENCODER, **settings: float) -> Gallery:
+    config = GalleryConfig.model_validate({"min_similarity": 0.8, **settings})
+    return Gallery(path, encoder_hash=encoder, embedding_dim=2, config=config)
+
+
+def test_an_empty_gallery_knows_nobody() -> None:
+    with open_gallery() as gallery:
+        assert gallery.match(unit(0)).global_id is None
+
+
+def test_the_nearest_is_nobody_when_it_is_not_near_enough() -> None:
+    with open_gallery() as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0)
+        assert gallery.match(unit(30)).global_id == known  # cosine 0.87
+        stranger = gallery.match(unit(60))  # cosine 0.5
+        assert stranger.global_id is None
+        assert stranger.similarity == pytest.approx(0.5)
+
+
+def test_of_two_near_ones_the_nearer_is_it_unless_a_margin_is_asked() -> None:
+    for margin, answer in ((0.0, 1), (0.1, None)):
+        with open_gallery(min_margin=margin) as gallery:
+            gallery.enrol(unit(0), captured_at=0.0)
+            gallery.enrol(unit(30), captured_at=0.0)
+            assert gallery.match(unit(10)).global_id == answer  # cosines 0.985 and 0.940
+
+
+def test_whoever_is_elsewhere_cannot_be_it() -> None:
+    with open_gallery() as gallery:
+        first, second = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(20), captured_at=0.0)
+        assert gallery.match(unit(0), forbidden={first}).global_id == second
+        assert gallery.match(unit(0), forbidden={first, second}).global_id is None
+
+
+def test_similarity_is_the_mean_over_the_nearest_exemplars() -> None:
+    with open_gallery(nearest=2) as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0)
+        gallery.enrol(unit(60), captured_at=1.0, global_id=known)
+        gallery.enrol(unit(180), captured_at=2.0, global_id=known)  # a stray; not among the nearest two
+        assert gallery.similarities(unit(0))[known] == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_linkage_is_the_mean_over_all_pairs() -> None:
+    with open_gallery() as gallery:
+        first, second = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(60), captured_at=0.0)
+        gallery.enrol(unit(90), captured_at=1.0, global_id=second)
+        assert gallery.linkage(first) == pytest.approx({second: (0.5 + 0.0) / 2}, abs=1e-6)
+
+
+def test_only_so_many_exemplars_are_kept_and_they_differ() -> None:
+    with open_gallery(max_exemplars=2, nearest=1) as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0)
+        for angle in (1, 90, 2):  # 1 and 2 add nothing to 0
+            gallery.enrol(unit(angle), captured_at=1.0, global_id=known)
+        assert gallery.similarities(unit(0))[known] == pytest.approx(1.0)
+        assert gallery.similarities(unit(90))[known] == pytest.approx(1.0)
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        first, second = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(90), captured_at=0.0)
+        third = gallery.enrol(unit(180), captured_at=0.0)
+        gallery.merge(kept=first, absorbed=third)
+        gallery.erase(second)
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.identities() == [first]
+        assert gallery.match(unit(180)).global_id == first
+        assert gallery.match(unit(90)).global_id is None
+
+
+def test_the_number_of_an_erased_identity_is_never_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        gallery.erase(gallery.enrol(unit(0), captured_at=0.0))
+    with open_gallery(path) as gallery:
+        assert gallery.enrol(unit(0), captured_at=0.0) == 2
+
+
+def test_an_erased_embedding_is_gone_from_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    secret = unit(33).astype("<f4").tobytes()
+    with open_gallery(path) as gallery:
+        global_id = gallery.enrol(unit(33), captured_at=0.0)
+        assert any(secret in file.read_bytes() for file in tmp_path.iterdir())
+        gallery.erase(global_id)
+        assert not any(secret in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_merging_moves_all_exemplars() -> None:
+    with open_gallery(nearest=1) as gallery:
+        first, second = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(90), captured_at=0.0)
+        gallery.merge(kept=first, absorbed=second)
+        assert len(gallery) == 1
+        assert gallery.match(unit(90)).global_id == first
+
+
+def test_many_identities_survive_the_growth_and_holes_of_the_index() -> None:
+    with open_gallery(nearest=1) as gallery:
+        for number in range(300):
+            gallery.enrol(unit(number), captured_at=0.0)
+        for number in range(0, 300, 2):
+            gallery.erase(number + 1)
+        assert all(gallery.match(unit(number)).global_id == number + 1 for number in range(1, 300, 2))
+
+
+def test_a_gallery_of_another_encoder_is_refused_with_two_ways_on(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    open_gallery(path).close()
+    with pytest.raises(InputError, match=r"another encoder .*Run the bundle it was made with, or start a new gallery"):
+        open_gallery(path, encoder="b" * 64)
+
+
+def test_a_file_that_is_no_gallery_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to look like one" * 50)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not a usable gallery"):
+        open_gallery(path)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReidgeError, match=r"missing/gallery.sqlite cannot be opened"):
+        open_gallery(tmp_path / "missing" / "gallery.sqlite")
+
+
+def test_unknown_identities_are_refused() -> None:
+    with open_gallery() as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0)
+        with pytest.raises(InputError, match="no identity 7"):
+            gallery.merge(kept=known, absorbed=7)
+        with pytest.raises(InputError, match="with itself"):
+            gallery.merge(kept=known, absorbed=known)
+        with pytest.raises(InputError, match="no identity 7"):
+            gallery.enrol(unit(0), captured_at=0.0, global_id=7)
+
+
+def test_others_can_read_while_the_gallery_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        gallery.enrol(unit(0), captured_at=0.0)
+        reader = sqlite3.connect(path)
+        assert reader.execute("SELECT count(*) FROM identities").fetchone() == (1,)
+        reader.close()

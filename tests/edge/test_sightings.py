@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.sightings import EvidenceConfig, Sighting, SightingBook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+def unit(degrees: float) -> NDArray[np.float32]:
+    return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32)
+
+
+@pytest.fixture
+def gallery() -> Iterator[Gallery]:
+    """Matches up to an angle of 36 degrees (cosine 0.8)."""
+    config = GalleryConfig(min_similarity=0.8)
+    with Gallery(":memory:", encoder_hash="a" * 64, embedding_dim=2, config=config) as gallery:
+        yield gallery
+
+
+class Scene:
+    """Sightings written by hand: who (an angle), where, from when to when."""
+
+    def __init__(self, gallery: Gallery, overlapping: dict[str, list[str]] | None = None) -> None:
+        config = EvidenceConfig(min_embeddings=2, min_embeddings_new=3, min_embeddings_end=1)
+        self.book = SightingBook(config, gallery, overlapping)
+        self.count = 0
+
+    def begin(self, camid: str, start: float) -> Sighting:
+        self.count += 1
+        sighting = Sighting(camid=camid, track_id=self.count, started_at=start, last_seen=start, box=(0, 0, 1, 1))
+        self.book.live[camid, self.count] = sighting
+        return sighting
+
+    def see(self, sighting: Sighting, angle: float, now: float, *, weight: float = 1.0) -> list[str]:
+        sighting.last_seen = now
+        sighting.add_evidence(unit(angle), weight)
+        return [change.kind for change in self.book.decide(sighting, now)]
+
+    def end(self, sighting: Sighting) -> list[str]:
+        return [change.kind for change in self.book.end(sighting, sighting.last_seen)]
+
+    def passing(self, camid: str, angle: float, start: float, end: float) -> Sighting:
+        sighting = self.begin(camid, start)
+        for now in np.linspace(start, end, 4):
+            self.see(sighting, angle, float(now))
+        self.end(sighting)
+        return sighting
+
+
+def test_a_track_stays_undecided_until_there_is_enough_evidence(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    sighting = scene.begin("cam1", 0.0)
+    assert scene.see(sighting, 0, 0.1) == []
+    assert scene.see(sighting, 0, 0.2) == []  # enough to be matched, not to be somebody new
+    assert scene.see(sighting, 0, 0.3) == ["created"]
+    assert sighting.global_id == 1
+
+
+def test_who_comes_again_elsewhere_is_recognised(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    first = scene.passing("cam1", 0, 0, 5)
+    again = scene.begin("cam2", 10.0)
+    scene.see(again, 20, 10.1)
+    assert scene.see(again, 20, 10.2) == ["assigned"]
+    assert again.global_id == first.global_id
+    assert again.similarity == pytest.approx(np.cos(np.radians(20)), abs=1e-6)
+
+
+def test_a_stranger_gets_an_identity_of_their_own(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    assert [scene.passing("cam1", 0, 0, 5).global_id, scene.passing("cam1", 90, 10, 15).global_id] == [1, 2]
+
+
+def test_twins_in_view_at_the_same_time_are_two_people(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    first = scene.begin("cam1", 0.0)
+    for now in (0.1, 0.2, 0.3):
+        scene.see(first, 0, now)
+    same_camera, other_camera = scene.begin("cam1", 0.2), scene.begin("cam2", 0.2)
+    for now in (0.3, 0.4, 0.5):
+        scene.see(first, 0, now)
+        scene.see(same_camera, 1, now)
+        scene.see(other_camera, 2, now)
+    assert len({first.global_id, same_camera.global_id, other_camera.global_id}) == 3
+
+
+def test_cameras_that_overlap_may_see_one_person_at_once(gallery: Gallery) -> None:
+    scene = Scene(gallery, {"cam1": ["cam2"], "cam2": ["cam1"]})
+    here, there = scene.begin("cam1", 0.0), scene.begin("cam2", 0.0)
+    for now in (0.1, 0.2, 0.3):
+        scene.see(here, 0, now)
+        scene.see(there, 1, now)
+    assert here.global_id == there.global_id == 1
+
+
+def test_a_new_identity_is_merged_when_the_whole_track_shows_an_old_one(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    old = scene.passing("cam1", 0, 0, 5)
+    again = scene.begin("cam2", 10.0)
+    for now in (10.1, 10.2, 10.3):
+        scene.see(again, 50, now)  # seen badly at first
+    assert again.global_id == 2
+    for now in np.arange(10.4, 12.0, 0.1):
+        scene.see(again, 5, float(now))
+    assert scene.end(again) == ["merged"]
+    assert again.global_id == old.global_id == 1
+    assert scene.book.merged == {2: 1}
+    assert gallery.identities() == [1]
+
+
+def test_a_wrong_early_answer_is_corrected_at_the_end(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    zero, ninety = scene.passing("cam1", 0, 0, 5), scene.passing("cam1", 90, 10, 15)
+    again = scene.begin("cam2", 20.0)
+    for now in (20.1, 20.2):
+        scene.see(again, 30, now)
+    assert again.global_id == zero.global_id
+    for now in np.arange(20.3, 24.0, 0.1):
+        scene.see(again, 85, float(now))
+    assert scene.end(again) == ["assigned"]
+    assert again.global_id == ninety.global_id
+
+
+def test_a_better_picture_weighs_more(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    sighting = scene.begin("cam1", 0.0)
+    scene.see(sighting, 0, 0.1, weight=1.0)
+    scene.see(sighting, 90, 0.2, weight=0.0)
+    assert sighting.mean_D == pytest.approx(unit(0))
+
+
+def test_a_track_without_evidence_stays_nobody(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    sighting = scene.begin("cam1", 0.0)
+    assert scene.end(sighting) == []
+    assert sighting.global_id is None
+    assert len(gallery) == 0
+
+
+def test_pictures_are_wanted_at_the_asked_rate(gallery: Gallery) -> None:
+    book = SightingBook(EvidenceConfig(embeddings_per_second=5), gallery)
+    sighting = Sighting(camid="cam1", track_id=1, started_at=0.0, last_seen=0.0, box=(0, 0, 1, 1))
+    taken = 0
+    for frame in range(100):  # ten seconds at 10 fps
+        if book.wants(sighting, frame / 10):
+            sighting.last_embedded = frame / 10
+            taken += 1
+    assert taken == 50

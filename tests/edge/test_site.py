@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reidge.edge.errors import InputError
+from reidge.edge.site import load_site
+
+MINIMAL = """
+bundle: bundle
+cameras:
+  - {name: cam1, source: videos/cam1.mp4}
+  - {name: cam2, source: "rtsp://viewer:${CAMERA_PASSWORD}@host/stream"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_PASSWORD", "secret")
+
+
+def write(folder: Path, text: str = MINIMAL) -> Path:
+    path = folder / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    extra = (
+        "storage: {gallery: g.sqlite}\noutputs: {events: e.jsonl, tracks: t}\ndetector: {kind: yolox, path: d.onnx}\n"
+    )
+    site = load_site(write(tmp_path, MINIMAL + extra))
+    assert site.bundle == tmp_path / "bundle"
+    assert site.cameras[0].source == str(tmp_path / "videos/cam1.mp4")
+    assert site.storage.gallery == str(tmp_path / "g.sqlite")
+    assert (site.outputs.events, site.outputs.tracks) == (str(tmp_path / "e.jsonl"), tmp_path / "t")
+    assert site.detector.kind == "yolox"
+    assert site.detector.path == tmp_path / "d.onnx"
+
+
+def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
+    assert load_site(write(tmp_path)).cameras[1].source == "rtsp://viewer:secret@host/stream"
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAMERA_PASSWORD")
+    with pytest.raises(InputError, match="environment variable CAMERA_PASSWORD is not set"):
+        load_site(write(tmp_path))
+
+
+def test_a_variable_may_have_a_default(tmp_path: Path) -> None:
+    site = load_site(write(tmp_path, MINIMAL.replace("bundle: bundle", "bundle: ${NOT_SET_ANYWHERE:-other}")))
+    assert site.bundle == tmp_path / "other"
+
+
+def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
+    site = load_site(write(tmp_path), ["cameras.0.pace=realtime", "identity.min_similarity=0.5", "outputs.events=null"])
+    assert site.cameras[0].pace == "realtime"
+    assert site.identity.min_similarity == 0.5
+    assert site.outputs.events is None
+
+
+def test_a_recording_may_begin_at_an_iso_time(tmp_path: Path) -> None:
+    assert load_site(write(tmp_path), ["cameras.0.start=1970-01-01T00:01:00Z"]).cameras[0].start == 60.0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trackin.max_age=1", r"site\.yaml: unknown key 'trackin'\. Did you mean 'tracking'\?"),
+        ("tracking.max_ages=1", r"unknown key 'tracking\.max_ages'\. Did you mean 'max_age'\?"),
+        ("cameras.0.adress=x", r"unknown key 'cameras\.0\.adress'\. Known here: .*source"),
+        ("detector.kind=magic", "detector"),
+        ("detector={kind: motion, min_heigth: 1}", r"min_heigth'\. Did you mean 'min_height'\?"),
+        ("tracking.max_age=-1", r"tracking\.max_age: .*greater than 0 \(got -1\)"),
+        ("cameras.0.name=a b", r"cameras\.0\.name"),
+        ("cameras.1.name=cam1", "two cameras are named 'cam1'"),
+        ("cameras.0.overlaps=[cam9]", "overlaps 'cam9', which is no camera"),
+        ("cameras=[]", "cameras"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_site(write(tmp_path), [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "has no settings"), ("- a", "has no settings"), ("a: [", "is not YAML")]
+)
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_site(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"site\.yaml cannot be read"):
+        load_site(tmp_path / "site.yaml")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the key 'bundle' is missing"):
+        load_site(write(tmp_path, "cameras: [{name: a, source: b.mp4}]"))
+
+
+def test_the_example_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CAMERA_1", "CAMERA_2"):
+        monkeypatch.setenv(name, "rtsp://host/stream")
+    for name in ("BUNDLE", "DETECTOR", "OUTPUT"):
+        monkeypatch.setenv(name, str(tmp_path))
+    site = load_site(Path(__file__).parents[2] / "examples" / "rtsp.yaml")
+    assert [camera.name for camera in site.cameras] == ["cam1", "cam2"]
