@@ -25,7 +25,7 @@ def literal_sequential(centroids: torch.Tensor, x: torch.Tensor, y: torch.Tensor
 
 def literal_hardest(centroids: torch.Tensor, x: torch.Tensor, y: torch.Tensor, momentum: float) -> torch.Tensor:
     moved = centroids.clone()
-    for label in y.unique():
+    for label in set(y.tolist()):
         members = x[y == label]
         worst = min(members, key=lambda row: float(row @ centroids[label]))
         blend = momentum * centroids[label] + (1 - momentum) * worst
@@ -35,7 +35,7 @@ def literal_hardest(centroids: torch.Tensor, x: torch.Tensor, y: torch.Tensor, m
 
 def literal_mean(centroids: torch.Tensor, x: torch.Tensor, y: torch.Tensor, momentum: float) -> torch.Tensor:
     moved = centroids.clone()
-    for label in y.unique():
+    for label in set(y.tolist()):
         blend = momentum * centroids[label] + (1 - momentum) * x[y == label].mean(dim=0)
         moved[label] = blend / blend.norm()
     return moved

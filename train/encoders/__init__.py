@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from reidge.edge.crops import ResizeMethod
 
+__all__ = ["ARCHITECTURES", "Encoder", "EncoderSpec", "build_encoder"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:

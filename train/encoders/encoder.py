@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,6 +66,11 @@ class Encoder(nn.Module):
     def resize(self) -> ResizeMethod:
         """How crops are brought to `input_size`."""
         return self.spec.resize
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The other arguments of `build_encoder` that give a network of this shape."""
+        return {"resize": self.spec.resize, "pooling": self.spec.pooling, "stripes": self.spec.stripes}
 
     def features(self, images_B3HW: Tensor) -> Tensor:
         """Return the `(B, D)` output of the body before L2 normalisation."""
