@@ -135,11 +135,11 @@ class Tracklet:
         if not candidates:
             return []
         sharp_enough = config.min_sharpness_ratio * float(np.median([c.sharpness for c in candidates]))
-        candidates = drop_near_duplicates(
-            [c for c in candidates if c.sharpness >= sharp_enough], min_difference=config.min_difference
-        )
-        parts = np.array_split(np.arange(len(candidates)), min(config.crops_per_tracklet, len(candidates)))
-        return [max((candidates[i] for i in part), key=lambda c: c.sharpness) for part in parts]
+        candidates = [c for c in candidates if c.sharpness >= sharp_enough]
+        different = drop_near_duplicates(candidates, min_difference=config.min_difference)
+        if len(different) >= config.min_crops:
+            return sharpest_of_parts(different, config.crops_per_tracklet)
+        return sharpest_of_parts(candidates, config.min_crops)  # somebody who looks the same all the way
 
 
 def follow_trend(candidates: Sequence[_Candidate], *, max_error: float) -> list[_Candidate]:
@@ -157,6 +157,14 @@ def follow_trend(candidates: Sequence[_Candidate], *, max_error: float) -> list[
     errors_N = heights_N - slope * times_N
     errors_N -= np.median(errors_N)
     return [candidate for candidate, error in zip(candidates, errors_N, strict=True) if abs(error) <= max_error]
+
+
+def sharpest_of_parts(candidates: Sequence[_Candidate], parts: int) -> list[_Candidate]:
+    """Cut the run of candidates into so many parts, or fewer where they do not suffice; take the sharpest of each."""
+    if not candidates:
+        return []
+    bounds = np.array_split(np.arange(len(candidates)), min(parts, len(candidates)))
+    return [max((candidates[i] for i in part), key=lambda c: c.sharpness) for part in bounds]
 
 
 def drop_near_duplicates(candidates: Sequence[_Candidate], *, min_difference: float) -> list[_Candidate]:

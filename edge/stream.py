@@ -146,8 +146,9 @@ class Recording(Camera):
     def _decode(self) -> None:
         config = self.config
         began, at = time.monotonic(), self._start_at
-        for frame in read_footage(config.source, camid=config.name, start=self._start_at, span=config.span):
-            if at == self._start_at:
+        frames = read_footage(config.source, camid=config.name, start=self._start_at, span=config.span)
+        for number, frame in enumerate(frames):
+            if number == 0:
                 self._say(up=True, at=frame.captured_at)
             at = frame.captured_at
             if config.pace == "realtime":
@@ -294,8 +295,8 @@ class Cameras:
             if not heads:
                 return
             now = min(frame.captured_at for frame in heads.values())
-            due = [camid for camid, frame in heads.items() if frame.captured_at < now + SAME_MOMENT]
-            yield sorted((heads.pop(camid) for camid in due), key=lambda frame: frame.captured_at)
+            names = [camera.config.name for camera in self.cameras]
+            yield [heads.pop(n) for n in names if n in heads and heads[n].captured_at < now + SAME_MOMENT]
 
     def _newest(self, stop: threading.Event) -> Iterator[list[Frame]]:
         while not stop.is_set():

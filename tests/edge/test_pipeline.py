@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reidge.cli.main import main
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.pipeline import RunSummary, run_site
+from reidge.edge.site import load_site
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_site(folder: Path, bundle: Path, walks: dict[str, Path], extra: str = "") -> Path:
+    cameras = "".join(f"  - {{name: {name}, source: {path}, start: 1000}}\n" for name, path in walks.items())
+    path = folder / "site.yaml"
+    path.write_text(
+        f"bundle: {bundle}\ncameras:\n{cameras}encoder: {{backend: onnxruntime, threads: 1}}\n"
+        f"identity: {{min_similarity: 0.8}}\n"
+        f"storage: {{gallery: gallery.sqlite}}\noutputs: {{events: events.jsonl, tracks: tracks}}\n{extra}"
+    )
+    return path
+
+
+def run(path: Path, *overrides: str) -> tuple[RunSummary, list[dict[str, Any]]]:
+    site = load_site(path, overrides)
+    summary = run_site(site, progress=False)
+    return summary, read_events(path.parent)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_person_in_two_cameras_is_one_identity_and_another_is_another(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    summary, events = run(write_site(tmp_path, tiny_bundle, walks))
+    assert (summary.frames, summary.dropped, summary.sightings, summary.identities) == (240, 0, 3, 2)
+    identities = {
+        (row["camid"], row["track_id"]): row["global_id"] for row in read_rows(tmp_path / "tracks/identities.csv")
+    }
+    red, blue, red_again = identities["cam1", "1"], identities["cam1", "2"], identities["cam2", "1"]
+    assert red == red_again != blue
+    ended = [event for event in events if event["event"] == "sighting.ended"]
+    assert sorted(str(event["global_id"]) for event in ended) == sorted([red, blue, red_again])
+    assert len([event for event in events if event["event"] == "identity.created"]) == 2
+    assert len({event["event_id"] for event in events}) == len(events)
+
+
+def test_events_of_a_sighting_come_in_order_with_the_clock_of_the_recording(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    _, events = run(write_site(tmp_path, tiny_bundle, walks))
+    kinds = [event["event"] for event in events if (event["camid"], event["track_id"]) == ("cam2", 1)]
+    assert (kinds[0], kinds[-1]) == ("sighting.started", "sighting.ended")
+    assert set(kinds[1:-1]) == {"sighting.updated"}
+    began = next(event for event in events if event["camid"] == "cam2" and event["event"] == "sighting.started")
+    # Red enters cam2 at frame 73; the recording began at 1000 s.
+    assert "1970-01-01T00:16:47.3" < began["captured_at"] < "1970-01-01T00:16:48.2"
+    assert [event["event"] for event in events if event["event"].startswith("camera")] == ["camera.up"] * 2 + [
+        "camera.down"
+    ] * 2
+
+
+def test_boxes_are_logged_for_every_frame_of_a_track(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    run(write_site(tmp_path, tiny_bundle, walks))
+    rows = {int(row["frame"]): row for row in read_rows(tmp_path / "tracks" / "cam2.csv")}
+    assert set(range(80, 110)) <= set(rows)
+    # At frame 90 red stands at 180..210, 40..130.
+    assert [float(rows[90][name]) for name in ("x1", "y1", "x2", "y2")] == pytest.approx([180, 40, 210, 130], abs=4)
+    assert float(rows[90]["captured_at"]) == pytest.approx(1009.0)
+
+
+def test_identities_are_known_after_a_restart(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    run(path)
+    before = read_rows(tmp_path / "tracks/identities.csv")
+    _, events = run(path)
+    assert read_rows(tmp_path / "tracks/identities.csv") == before
+    assert len([event for event in events if event["event"] == "identity.created"]) == 2  # all of them in the first run
+
+
+def test_a_region_leaves_out_who_stands_elsewhere(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    upper_half = "cameras.0.region=[[0,0],[1,0],[1,0.5],[0,0.5]]"
+    summary, _ = run(write_site(tmp_path, tiny_bundle, walks), upper_half)
+    assert summary.sightings == 1  # only that of cam2
+
+
+def test_the_bundle_s_threshold_is_taken_where_the_site_gives_none(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    summary, _ = run(write_site(tmp_path, tiny_bundle, walks), "identity.min_similarity=null")
+    assert summary.identities >= 2
+
+
+def test_a_stop_ends_all_tracks(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    site = load_site(write_site(tmp_path, tiny_bundle, walks))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(ReidgeError, match="no camera gave a single frame"):
+        run_site(site, stop=stop, progress=False)
+
+
+def test_sigterm_ends_tracks_flushes_and_exits_with_status_0(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    command = [sys.executable, "-m", "reidge.cli.main", "run", str(path), "--json"]
+    for camera in (0, 1):
+        command += ["--set", f"cameras.{camera}.pace=realtime", "--set", f"cameras.{camera}.since=2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    events = tmp_path / "events.jsonl"
+    for _ in range(300):
+        if events.exists() and "sighting.started" in events.read_text():
+            break
+        if process.poll() is not None:
+            break
+        threading.Event().wait(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    summary = json.loads(out)
+    kinds = [event["event"] for event in read_events(tmp_path)]
+    assert kinds.count("sighting.started") == kinds.count("sighting.ended") == summary["sightings"] > 0
+    assert (tmp_path / "tracks" / "identities.csv").exists()
+
+
+def test_a_gallery_of_another_bundle_stops_the_run(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    from reidge.edge.gallery import Gallery, GalleryConfig
+
+    config = GalleryConfig(min_similarity=0.5)
+    Gallery(tmp_path / "gallery.sqlite", encoder_hash="f" * 64, embedding_dim=24, config=config).close()
+    with pytest.raises(InputError, match="another encoder"):
+        run(write_site(tmp_path, tiny_bundle, walks))
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_the_command_prints_its_figures(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(write_site(tmp_path, tiny_bundle, walks)), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["frames"] == 240
+    assert figures["latency_ms_p50"] <= figures["latency_ms_p95"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("trackin: {}\n", "unknown key 'trackin'"),
+        ("detector: {kind: yolox, path: none.onnx}\n", "none.onnx does not exist"),
+    ],
+)
+def test_a_wrong_site_is_one_line_and_status_2(
+    tmp_path: Path,
+    tiny_bundle: Path,
+    walks: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    extra: str,
+    message: str,
+) -> None:
+    assert main(["run", str(write_site(tmp_path, tiny_bundle, walks, extra)), "--json"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("reidge run: ")
+    assert message in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert main(["run", str(path), "--set", f"outputs.events={locked}/e.jsonl", "--json"]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_events_and_figures_do_not_share_stdout(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    assert main(["run", str(path), "--set", "outputs.events='-'", "--json"]) == 2

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reidge.edge.errors import InputError
+from reidge.edge.stream import CameraConfig, Cameras
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_recordings_at_full_speed_advance_together_and_lose_nothing(walks: dict[str, Path]) -> None:
+    configs = [CameraConfig(name=name, source=str(path), start=100.0) for name, path in walks.items()]
+    with Cameras(configs) as cameras:
+        moments = list(cameras.moments(threading.Event()))
+    assert [[frame.camid for frame in moment] for moment in moments] == [["cam1", "cam2"]] * 120
+    assert moments[50][0].captured_at == moments[50][1].captured_at == pytest.approx(105.0)
+    assert cameras.dropped == 0
+
+
+def test_a_camera_that_starts_later_waits_for_its_time(walks: dict[str, Path]) -> None:
+    configs = [
+        CameraConfig(name="early", source=str(walks["cam1"]), start=100.0, until=2.0),
+        CameraConfig(name="late", source=str(walks["cam2"]), start=101.0, until=2.0),
+    ]
+    with Cameras(configs) as cameras:
+        names = [[frame.camid for frame in moment] for moment in cameras.moments(threading.Event())]
+    assert names == [["early"]] * 10 + [["early", "late"]] * 10 + [["late"]] * 10
+
+
+def test_states_tell_when_recordings_begin_and_end(still: Path) -> None:
+    with Cameras([CameraConfig(name="cam1", source=str(still), start=100.0)]) as cameras:
+        list(cameras.moments(threading.Event()))
+        states = cameras.states()
+    assert [(state.up, state.at) for state in states] == [(True, 100.0), (False, pytest.approx(102.9))]
+    assert states[1].reason == "the recording ended"
+
+
+def test_a_loop_slower_than_a_paced_recording_gets_the_newest_and_counts_the_rest(still: Path) -> None:
+    config = CameraConfig(name="cam1", source=str(still), pace="realtime", until=1.5)
+    indices = []
+    with Cameras([config]) as cameras:
+        for moment in cameras.moments(threading.Event()):
+            indices += [frame.index for frame in moment]
+            time.sleep(0.25)  # five frames of ten a second come in twice this time
+    assert indices == sorted(set(indices))
+    assert len(indices) + cameras.dropped == 15
+    assert cameras.dropped > 0
+
+
+def test_stopping_ends_every_camera_at_once(walks: dict[str, Path]) -> None:
+    stop = threading.Event()
+    with Cameras([CameraConfig(name=name, source=str(path)) for name, path in walks.items()]) as cameras:
+        for count, _ in enumerate(cameras.moments(stop)):
+            if count == 3:
+                stop.set()
+    assert count == 3
+    assert not any(camera.is_alive() for camera in cameras.cameras)
+
+
+def test_a_dead_address_is_told_once_without_its_password_and_never_ends_the_others(
+    silent_port: int, still: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed_port = server.getsockname()[1]
+    configs = [
+        CameraConfig(name="refused", source=f"rtsp://u:secret@127.0.0.1:{closed_port}/a", timeout=0.3),
+        CameraConfig(name="silent", source=f"rtsp://u:secret@127.0.0.1:{silent_port}/a", timeout=0.3),
+        CameraConfig(name="good", source=str(still), pace="realtime"),
+    ]
+    states, frames = [], 0
+    stop = threading.Event()
+    with Cameras(configs) as cameras:
+        for moment in cameras.moments(stop):
+            frames += len(moment)
+            states += cameras.states()
+            if frames > 20:
+                stop.set()
+    downs = {state.camid: state.reason for state in states if not state.up}
+    assert sorted(downs) == ["refused", "silent"]
+    assert len([state for state in states if state.camid == "refused"]) == 1
+    assert downs["refused"].startswith(f"rtsp://127.0.0.1:{closed_port}/a: ")
+    assert not any("secret" in state.reason for state in states)
+
+
+def test_a_recording_that_breaks_after_the_start_is_told(still: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.mp4"
+    path.write_bytes(still.read_bytes())
+    configs = [CameraConfig(name="gone", source=str(path)), CameraConfig(name="good", source=str(still))]
+    cameras = Cameras(configs)
+    path.unlink()
+    with cameras:
+        frames = [frame for moment in cameras.moments(threading.Event()) for frame in moment]
+        downs = {state.camid: state.reason for state in cameras.states() if not state.up}
+    assert len(frames) == 30
+    assert "does not exist" in downs["gone"]
+
+
+def test_full_speed_beside_real_time_is_refused(still: Path) -> None:
+    configs = [
+        CameraConfig(name="file", source=str(still)),
+        CameraConfig(name="live", source="rtsp://host/stream"),
+    ]
+    with pytest.raises(InputError, match="file is read at full speed beside cameras in real time"):
+        Cameras(configs)
+
+
+def test_a_missing_recording_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
+        Cameras([CameraConfig(name="cam1", source=str(tmp_path / "none.mp4"))])
