@@ -34,9 +34,8 @@ MIN_TRACKLETS = 10
 MIN_SAME_PAIRS = 3
 MIN_SAME_SHARE = 0.75
 """Of the same-person pairs that an estimated threshold must let pass."""
-TWIN_SECONDS = 0.25
 TWIN_OVERLAP = 0.5
-"""Intersection over union of boxes within `TWIN_SECONDS` above which two tracklets are one person detected twice."""
+"""Share of the smaller box that two tracklets cover together above which they may be one person detected twice."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -187,20 +186,36 @@ def seen_at_once(tracklets: Sequence[Sequence[CropRecord]], separate_views: bool
 
 
 def are_twins(first: Sequence[CropRecord], second: Sequence[CropRecord]) -> bool:
-    """Whether two tracklets of one camera ever cover the same place at the same time."""
-    return any(
-        abs(a.captured_at - b.captured_at) <= TWIN_SECONDS and overlap(a, b) > TWIN_OVERLAP
-        for a in first
-        for b in second
-    )
+    """Whether two tracklets of one camera ever cover much of the same place at the same time.
+
+    Such a pair may be one person, e.g. the whole and the legs, or two of whom one hides the other; neither teaches
+    what different people look like.
+    """
+    return bool(max(largest_overlap(first, second), largest_overlap(second, first)) > TWIN_OVERLAP)
 
 
-def overlap(a: CropRecord, b: CropRecord) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared
-    return shared / union if union > 0 else 0.0
+def largest_overlap(crops: Sequence[CropRecord], track: Sequence[CropRecord]) -> float:
+    """Largest share of the smaller box that any of the crops has in common with a track, at the crop's own time.
+
+    Between its own crops, the track's box is taken to move steadily.
+    """
+    start, end = track[0].captured_at, track[-1].captured_at
+    boxes_N4 = np.array([box_of(crop) for crop in crops if start <= crop.captured_at <= end])
+    if not len(boxes_N4):
+        return 0.0
+    times_N = [crop.captured_at for crop in crops if start <= crop.captured_at <= end]
+    track_times = [crop.captured_at for crop in track]
+    sides = zip(*(box_of(crop) for crop in track), strict=True)
+    other_N4 = np.stack([np.interp(times_N, track_times, side) for side in sides], axis=1)
+    shared_N2 = np.minimum(boxes_N4[:, 2:], other_N4[:, 2:]) - np.maximum(boxes_N4[:, :2], other_N4[:, :2])
+    shared_N = shared_N2.clip(min=0).prod(axis=1)
+    smaller_N = np.minimum(*((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (boxes_N4, other_N4)))
+    return float((shared_N / np.maximum(smaller_N, 1e-9)).max())
+
+
+def box_of(crop: CropRecord) -> tuple[float, float, float, float]:
+    """Corners of the crop in its source frame."""
+    return crop.x1, crop.y1, crop.x2, crop.y2
 
 
 def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:

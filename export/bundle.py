@@ -1,88 +1,58 @@
 """Encoder + crops -> bundle: export, calibrate, check, and write a folder that appears whole or not at all."""
 
-# N = crops, H, W = input height and width, D = embedding
-
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import onnx
-
-from reidge.calibration.ranges import METHODS, Histogram, RangeMethod, observe
-from reidge.calibration.select import CropSets, read_crop_sets
-from reidge.calibration.threshold import (
-    MIN_DIFFERENT_PAIRS,
-    PairSimilarities,
-    choose_threshold,
-    collect_pairs,
-    sample_records,
-)
-from reidge.edge.backends import Backend, installed_backends, load_runner, open_encoder
+from reidge.calibration.ranges import METHODS, RangeMethod
+from reidge.calibration.select import read_crop_sets
+from reidge.calibration.threshold import MIN_DIFFERENT_PAIRS, PairSimilarities, choose_threshold
+from reidge.edge.backends import installed_backends, open_encoder
 from reidge.edge.bundle import (
-    GOLDEN_NAME,
     MANIFEST_NAME,
-    ONNX_NAMES,
     Bundle,
     FileEntry,
     InputSpec,
     Manifest,
     Parity,
     Precision,
+    Provenance,
     Quantisation,
     describe_file,
 )
-from reidge.edge.crops import read_image, resize_crops
-from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.errors import InputError
 from reidge.edge.progress import Progress
-from reidge.export.onnx import export_onnx
-from reidge.export.parity import FLOAT_GATE, INT8_GATE, Gate, compare, cosines, embed_with
+from reidge.export.parity import INT8_GATE, Gate
 from reidge.export.provenance import describe_origin
-from reidge.export.quantize import placements, scale_of
-from reidge.export.report import Evidence, write_report
-from reidge.export.sensitivity import Int8Search, search_int8
-from reidge.train.extract import embed_crops
+from reidge.export.report import write_report
+from reidge.export.steps import (
+    ExportOptions,
+    Job,
+    compare_tracklets,
+    embed_reference,
+    evidence_of,
+    write_float,
+    write_golden,
+    write_int8,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from reidge.export.sensitivity import Int8Search
     from reidge.train.encoders.encoder import Encoder
 
-SCALES_NAME = "scales.json"
 HELD_OUT_SIZE = 256
 FEW_CROPS = 64
-GOLDEN_SIZE = 16
-OBSERVE_BATCH = 8
-"""Crops whose activations are in memory at once while ranges are measured."""
-EMBED_BATCH = 64
-THRESHOLD_TRACKLETS = 600
-CROPS_PER_TRACKLET = 8
 LOW_MATCH_RATE = 0.5
 FLOAT_GOLDEN_MIN_COSINE = 0.99
-"""bfloat16 processors reach 0.998 on deep, slim networks; a wrong colour order or scale stays far below."""
+"""On every golden crop; processors that compute in bfloat16 reach 0.998 on a deep, slim network."""
 INT8_GOLDEN_MARGIN = 0.02
 """Below the worst golden cosine at export: processors without the same INT8 instructions round differently."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """What an export may be told; see `export_bundle`."""
-
-    calibration_size: int
-    method: RangeMethod | Literal["auto"]
-    false_match_rate: float
-    separate_views: bool
-    gate: Gate
-    force: bool
-    seed: int
-    threads: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,19 +159,8 @@ def export_bundle(
         pairs = compare_tracklets(job)
         progress.advance(note="tracklets compared")
         golden_cosine = write_golden(job)
-        manifest = Manifest(
-            files=describe_files(folder),
-            input=InputSpec(height=encoder.input_size[0], width=encoder.input_size[1], resize=encoder.resize),
-            embedding_dim=encoder.embedding_dim,
-            golden_min_cosine={"float": FLOAT_GOLDEN_MIN_COSINE, "int8": golden_cosine - INT8_GOLDEN_MARGIN},
-            parity={"float": float_parity, "int8": int8.parity},
-            threshold={
-                precision: choose_threshold(found, false_match_rate=false_match_rate)
-                for precision, found in pairs.items()
-            },
-            quantisation=describe_quantisation(int8),
-            provenance=describe_origin(encoder, sets, source=source, recipe=recipe, seed=seed),
-        )
+        origin = describe_origin(encoder, sets, source=source, recipe=recipe, seed=seed)
+        manifest = describe_bundle(job, origin, float_parity, int8, pairs, golden_cosine)
         warnings = find_warnings(manifest)
         write_report(folder, manifest, evidence_of(job, pairs), warnings)
         progress.advance(note="report written")
@@ -210,23 +169,6 @@ def export_bundle(
         check_starts(folder, threads)
         progress.advance(note="starts and reproduces the golden crops")
     return ExportReport(path=output, manifest=manifest, warnings=warnings)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What every step of an export works on."""
-
-    encoder: Encoder
-    sets: CropSets
-    reference_ND: NDArray[np.float32]
-    """Embeddings of the held-out crops by the trained encoder."""
-    folder: Path
-    """Where the bundle is being written; it takes its final name at the end."""
-    options: ExportOptions
-
-    def path(self, precision: Precision) -> Path:
-        """Where the graph of that precision is."""
-        return self.folder / ONNX_NAMES[precision]
 
 
 def check_options(options: ExportOptions, output: Path) -> None:
@@ -260,130 +202,31 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def embed_reference(encoder: Encoder, sets: CropSets) -> NDArray[np.float32]:
-    """Embed the held-out crops with the trained encoder.
-
-    Raises:
-        ReidgeError: Its embeddings are not finite.
-    """
-    embeddings_ND = embed_crops(encoder, sets.held_out_NHW3)
-    if not np.isfinite(embeddings_ND).all():
-        raise ReidgeError(f"{encoder.architecture} gives embeddings that are not finite. Train it again.")
-    return embeddings_ND
-
-
-def write_float(job: Job) -> tuple[onnx.ModelProto, Parity]:
-    """Write the float graph and hold it against the encoder.
-
-    Raises:
-        ReidgeError: They differ, which is a fault of the export and never acceptable.
-    """
-    path = job.path("float")
-    model = export_onnx(job.encoder, path)
-    found_ND = embed_with(path, job.sets.held_out_NHW3, backend="onnxruntime", threads=job.options.threads)
-    parity = compare(job.reference_ND, found_ND)
-    if not FLOAT_GATE.passes(parity):
-        raise ReidgeError(
-            f"the float graph differs from the encoder: mean cosine {parity.cosine_mean:.5f}, first percentile "
-            f"{parity.cosine_p1:.5f}, at least {FLOAT_GATE.min_cosine_p1} is needed. Report this as a bug."
-        )
-    return model, parity
-
-
-def write_int8(job: Job, model: onnx.ModelProto) -> Int8Search:
-    """Calibrate and write the INT8 graph and `scales.json`.
-
-    Raises:
-        ReidgeError: The graph misses its gate and `force` is off.
-    """
-    crops_NHW3, threads, gate = job.sets.calibration_NHW3, job.options.threads, job.options.gate
-    batches = (crops_NHW3[start : start + OBSERVE_BATCH] for start in range(0, len(crops_NHW3), OBSERVE_BATCH))
-    histograms = observe(model, [place.tensor for place in placements(model)], batches, threads=threads)
-    path = job.path("int8")
-
-    def evaluate(candidate: onnx.ModelProto) -> Parity:
-        onnx.save(candidate, path)
-        found_ND = embed_with(path, job.sets.held_out_NHW3, backend=int8_backend(), threads=threads)
-        return compare(job.reference_ND, found_ND)
-
-    found = search_int8(model, histograms, evaluate, method=job.options.method, gate=gate)
-    if not found.passed and not job.options.force:
-        raise ReidgeError(
-            f"the INT8 graph misses its gate on {found.parity.crops} held-out crops: mean cosine "
-            f"{found.parity.cosine_mean:.4f} (at least {gate.min_cosine_mean}), first percentile "
-            f"{found.parity.cosine_p1:.4f} (at least {gate.min_cosine_p1}), with {len(found.float_blocks)} blocks "
-            "in float. Give more calibration crops from your own cameras, or accept the loss with --force."
-        )
-    onnx.save(found.model, path)
-    used = [place.tensor for place in placements(model) if place.block not in found.float_blocks]
-    write_scales(job.folder / SCALES_NAME, found, {name: histograms[name] for name in used})
-    return found
-
-
-def write_scales(path: Path, found: Int8Search, histograms: Mapping[str, Histogram]) -> None:
-    """Write the range of each activation in INT8, beside the largest magnitude that was seen."""
-    activations = {
-        name: {
-            "range": found.ranges[name],
-            "scale": scale_of(name, found.ranges),
-            "largest": histogram.largest,
-        }
-        for name, histogram in histograms.items()
-    }
-    content = {"method": found.method, "float_blocks": list(found.float_blocks), "activations": activations}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def compare_tracklets(job: Job) -> dict[Precision, PairSimilarities]:
-    """Embed some crops of many tracklets in both precisions, a batch at a time, and compare the tracklets."""
-    folder = job.sets.folder
-    chosen = sample_records(
-        folder.records, max_tracklets=THRESHOLD_TRACKLETS, max_crops=CROPS_PER_TRACKLET, seed=job.options.seed
-    )
-    records = [folder.records[index] for index in chosen]
-    runners = {
-        precision: load_runner(job.path(precision), int8_backend(), threads=job.options.threads)
-        for precision in ONNX_NAMES
-    }
-    parts: dict[Precision, list[NDArray[np.float32]]] = {precision: [] for precision in ONNX_NAMES}
-    for start in range(0, len(records), EMBED_BATCH):
-        images = (read_image(folder.root / record.path) for record in records[start : start + EMBED_BATCH])
-        crops_NHW3 = resize_crops(images, size=job.encoder.input_size, method=job.encoder.resize)
-        for precision, runner in runners.items():
-            parts[precision].append(runner.run(crops_NHW3))
-    for runner in runners.values():
-        runner.close()
-    return {
-        precision: collect_pairs(np.concatenate(part), records, separate_views=job.options.separate_views)
-        for precision, part in parts.items()
-    }
-
-
-def write_golden(job: Job) -> float:
-    """Write golden crops, repeated where few are held out, and return the worst INT8 cosine on them."""
-    held_out_NHW3 = job.sets.held_out_NHW3
-    chosen = np.resize(np.arange(len(held_out_NHW3)), GOLDEN_SIZE)
-    np.savez(job.folder / GOLDEN_NAME, crops=held_out_NHW3[chosen], embeddings=job.reference_ND[chosen])
-    return float(cosines(job.reference_ND[chosen], embed_int8(job, held_out_NHW3[chosen])).min())
-
-
-def embed_int8(job: Job, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embed with the INT8 graph as this machine's edge would."""
-    return embed_with(job.path("int8"), crops_NHW3, backend=int8_backend(), threads=job.options.threads)
-
-
-def int8_backend() -> Backend:
-    """The backend that an edge would choose here."""
-    return installed_backends()[0]
-
-
-def describe_quantisation(found: Int8Search) -> Quantisation:
-    """What the manifest says about the search."""
-    return Quantisation(
-        method=found.method,
-        candidates=dict(found.candidates),
-        float_blocks=found.float_blocks,
-        forced=not found.passed,
+def describe_bundle(
+    job: Job,
+    origin: Provenance,
+    float_parity: Parity,
+    int8: Int8Search,
+    pairs: Mapping[Precision, PairSimilarities],
+    golden_cosine: float,
+) -> Manifest:
+    """Put together what the manifest says about the files that are there so far."""
+    height, width = job.encoder.input_size
+    rate = job.options.false_match_rate
+    return Manifest(
+        files=describe_files(job.folder),
+        input=InputSpec(height=height, width=width, resize=job.encoder.resize),
+        embedding_dim=job.encoder.embedding_dim,
+        golden_min_cosine={"float": FLOAT_GOLDEN_MIN_COSINE, "int8": golden_cosine - INT8_GOLDEN_MARGIN},
+        parity={"float": float_parity, "int8": int8.parity},
+        threshold={precision: choose_threshold(found, false_match_rate=rate) for precision, found in pairs.items()},
+        quantisation=Quantisation(
+            method=int8.method,
+            candidates=dict(int8.candidates),
+            float_blocks=int8.float_blocks,
+            forced=not int8.passed,
+        ),
+        provenance=origin,
     )
 
 
@@ -417,14 +260,3 @@ def check_starts(folder: Path, threads: int | None) -> None:
         for precision in bundle.manifest.precisions:
             with open_encoder(bundle, backend, precision, threads):
                 pass
-
-
-def evidence_of(job: Job, pairs: Mapping[Precision, PairSimilarities]) -> Evidence:
-    """What the report shows beside the manifest's figures."""
-    crops_NHW3 = job.sets.held_out_NHW3
-    return Evidence(
-        crops_NHW3=crops_NHW3,
-        cosines_N=cosines(job.reference_ND, embed_int8(job, crops_NHW3)),
-        pairs=pairs["int8"],
-        gate=job.options.gate,
-    )

@@ -64,8 +64,12 @@ def test_other_cameras_count_only_where_views_are_separate() -> None:
 
 
 def test_a_person_detected_twice_is_not_two_people() -> None:
-    records = [crop("a", 0), crop("a", 2), crop("b", 0, x1=10), crop("b", 2, x1=200)]
-    assert len(collect_pairs(at_degrees(0, 0, 0, 0), records).different_P) == 0
+    # Both walk 100 pixels to the right in two seconds; at second 1, where only a has a crop, b is at the same place.
+    twice = [crop("a", 0), crop("a", 1, x1=50), crop("b", 0.5, x1=20), crop("b", 1.5, x1=80)]
+    assert len(collect_pairs(at_degrees(0, 0, 0, 0), twice).different_P) == 0
+    # Two who walk side by side stay two.
+    beside = [crop("a", 0), crop("a", 1, x1=50), crop("b", 0.5, x1=120), crop("b", 1.5, x1=180)]
+    assert len(collect_pairs(at_degrees(0, 0, 0, 0), beside).different_P) == 1
 
 
 def test_crops_without_a_clock_are_not_all_in_view_at_once() -> None:
