@@ -82,10 +82,10 @@ def _draw(ax: Axes, epochs: list[int], curve: Curve, warm: int) -> None:
     ax.set_title(curve.title, loc="left", fontsize=11, color=INK, fontweight="bold")
     ax.set_xlim(0.5, max(epochs) + 0.5)
     low, high = min(value for _, value in points), max(value for _, value in points)
-    ax.set_ylim(0 if low >= 0 else low, high * 1.15 or 1)
+    ax.set_ylim(0 if low >= 0 else low, high * 1.25 or 1)  # room for the word above the curve
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useMathText=True)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(colors="#52606d", labelsize=8.5, length=0)

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Gallery images shown for a query."""
-EXAMPLES = 5
-"""Queries shown from each end of the ranking."""
+EXAMPLES = 6
+"""People shown from each end of the ranking."""
 SHEETS = 8
 """Clusters shown."""
-SHEET_IMAGES = 9
+SHEET_IMAGES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +126,17 @@ def ranked_examples(embed: Embed, split: Market1501, images: TrainingImages) -> 
         return Row(caption=caption, picture=crop_row(crops, frames, lead=True))
 
     tell = f"Left the query, then its {TOP} nearest images of other cameras. Green: the same person. Red: another one."
-    worst, best = order[:EXAMPLES], order[::-1][:EXAMPLES]
+    worst, best = (_one_each(ends, query.pids)[:EXAMPLES] for ends in (order, order[::-1]))
     return [
         Section(heading="Hardest queries", explanation=tell, rows=[row(q) for q in worst]),
         Section(heading="Easiest queries", explanation=tell, rows=[row(q) for q in best]),
     ]
+
+
+def _one_each(order_Q: NDArray[np.int64], pids_Q: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keep the first query of each person, in order."""
+    first = np.unique(pids_Q[order_Q], return_index=True)[1]
+    return order_Q[np.sort(first)]
 
 
 def cluster_sheets(labels_N: NDArray[np.int64], images: TrainingImages) -> Section:
