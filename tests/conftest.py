@@ -168,3 +168,22 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("still") / "still.mp4"
     write_video(path, draw_walk([], 30))
     return path
+
+
+@pytest.fixture(scope="session")
+def osnet_bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of OSNet x0.25 with published weights, calibrated on people of real footage."""
+    from reidge.calibration.harvest import HarvestConfig, harvest
+    from reidge.edge.detectors.yolox import YoloxConfig
+    from reidge.export.bundle import export_bundle
+    from reidge.train.checkpoint import load_encoder
+
+    folder = tmp_path_factory.mktemp("osnet")
+    config = HarvestConfig(
+        detector=YoloxConfig(path=shared / "weights" / "yolox_nano.onnx"), max_fps=5, until=30, border=0
+    )
+    footage = {"hall": str(shared / "media" / "one-by-one-person-detection.mp4")}
+    harvest(footage, folder / "crops", config, progress=False)
+    encoder = load_encoder(shared / "weights" / "osnet_x0_25_msmt17.pth", architecture="osnet_x0_25")
+    export_bundle(encoder, folder / "crops", folder / "bundle", calibration_size=16, method="max", threads=2)
+    return folder / "bundle"

@@ -1,0 +1,140 @@
+"""Real footage over real RTSP, with a detector and an encoder that know real people."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import pytest
+
+from reidge.edge.footage import Span, read_footage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are a package of the system
+SERVER = Path(__file__).with_name("rtsp_server.py")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "rtsp.yaml"
+PASSWORD = "p@ss:w/rd"
+PASSWORD_IN_ADDRESS = "p%40ss%3Aw%2Frd"
+HALF_MINUTE = 30.0
+
+
+@pytest.fixture(scope="module")
+def _gstreamer() -> None:
+    probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    found = (
+        Path(SYSTEM_PYTHON).exists()
+        and subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True).returncode == 0
+    )
+    if not found:
+        pytest.skip("needs the Debian packages gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,ugly}")
+
+
+@pytest.fixture(scope="module")
+def frames(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of JPEG frames: `hall`, 32 s in which two people stand, leave and come; `gym`, three people in 10 s."""
+    folder = tmp_path_factory.mktemp("frames")
+    write_frames(shared / "media" / "one-by-one-person-detection.mp4", folder / "hall", Span(since=30, until=62), 432)
+    write_frames(shared / "media" / "pose2sim" / "cam01.mp4", folder / "gym", Span(), 640)
+    return folder
+
+
+def write_frames(source: Path, folder: Path, span: Span, height: int) -> None:
+    folder.mkdir()
+    for number, frame in enumerate(read_footage(str(source), camid="cam", span=span)):
+        width = 2 * round(frame.image.shape[1] * height / frame.image.shape[0] / 2)
+        image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f"{number:05d}.jpg"), image)
+
+
+@contextmanager
+def serve(stream: str, port: int = 0) -> Iterator[int]:
+    """Run a server of its own for one stream; gives its port, kills it at the end."""
+    command = [SYSTEM_PYTHON, str(SERVER), "--user", "viewer", "--password", PASSWORD, "--port", str(port), stream]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 25.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.mark.usefixtures("_gstreamer")
+def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_comes_and_goes(
+    frames: Path, osnet_bundle: Path, shared: Path, tmp_path: Path
+) -> None:
+    with serve(f"gym={frames / 'gym'}:10") as gym_port:
+        pass  # a free port on which nobody listens now: cam2 is dead at the start
+    events_path = tmp_path / "events.jsonl"
+
+    def changes(camid: str) -> list[str]:
+        return [
+            event["event"]
+            for event in read_events(events_path)
+            if event["camid"] == camid and "camera" in event["event"]
+        ]
+
+    with serve(f"hall={frames / 'hall'}:10") as hall_port:
+        environment = os.environ | {
+            "CAMERA_1": f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{hall_port}/hall",
+            "CAMERA_2": f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{gym_port}/gym",
+            "DETECTOR": str(shared / "weights" / "yolox_nano.onnx"),
+            "BUNDLE": str(osnet_bundle),
+            "OUTPUT": str(tmp_path),
+        }
+        command = [sys.executable, "-m", "reidge.cli.main", "run", str(EXAMPLE), "--json"]
+        command += ["--set", "identity.min_similarity=0.7"]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            try:
+                wait_for(lambda: changes("cam1") == ["camera.up"] and changes("cam2") == ["camera.down"], "dead cam2")
+                started = time.monotonic()
+                with serve(f"gym={frames / 'gym'}:10", gym_port):
+                    wait_for(lambda: changes("cam2")[-1] == "camera.up", "cam2")
+                    time.sleep(8)
+                wait_for(lambda: changes("cam2")[-1] == "camera.down", "loss of cam2")
+                with serve(f"gym={frames / 'gym'}:10", gym_port):
+                    wait_for(lambda: changes("cam2")[-1] == "camera.up", "return of cam2")
+                    time.sleep(max(3.0, started + HALF_MINUTE + 1 - time.monotonic()))
+                    run.terminate()
+                    out, err = run.communicate(timeout=20)
+            finally:
+                run.kill()
+    assert run.returncode == 0, err
+    figures, events = json.loads(out), read_events(events_path)
+    assert changes("cam1") == ["camera.up"]
+    assert changes("cam2") == ["camera.down", "camera.up", "camera.down", "camera.up"]
+    ended = [event for event in events if event["event"] == "sighting.ended"]
+    assert figures["sightings"] == len(ended)
+    seen = {
+        camid: {event["global_id"] for event in ended if event["camid"] == camid} - {None} for camid in ("cam1", "cam2")
+    }
+    assert seen["cam1"]
+    assert len(seen["cam2"]) >= 2  # two people are in front the whole time
+    handled = [line.split(",") for line in (tmp_path / "tracks" / "cam1.csv").read_text().splitlines()[1:]]
+    assert float(handled[-1][-1]) - float(handled[0][-1]) > 20
+    for text in (out, err, events_path.read_text()):
+        assert PASSWORD not in text
+        assert PASSWORD_IN_ADDRESS not in text
+        assert "viewer" not in text
