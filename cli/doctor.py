@@ -39,6 +39,7 @@ NEEDS = {
 }
 """The extras each stage needs beside the core."""
 NEED_A_BACKEND = ("demo", "export", "run")
+"""One of `BACKENDS` suffices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,8 @@ def requirements() -> dict[str, list[Requirement]]:
         name = re.match(r"[\w.-]+", specifier)
         assert name is not None, text
         if name[0] == "reidge":
-            inner = re.findall(r"\[([\w-]+)\]", specifier)
-            wanted[owner] += [need for other in inner for need in wanted[other]]
+            inner = specifier.partition("[")[2].partition("]")[0].split(",")
+            wanted[owner] += [need for other in inner for need in wanted[other.strip()]]
         else:
             wanted[owner].append(Requirement(distribution=name[0], specifier=specifier))
     return wanted
