@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
 
 MIN_DIFFERENT_PAIRS = 50
 """Fewer known different pairs say too little about their most similar hundredth."""
+ENOUGH_FALSE_MATCHES = 10
+"""Known different pairs that may pass, from which on their share is counted rather than estimated."""
+TAIL_SHARE = 0.1
+"""Of the pairs, the most similar ones."""
 MIN_TRACKLETS = 10
 """Fewer tracklets say too little about strangers at large."""
 MIN_SAME_PAIRS = 3
@@ -77,29 +80,31 @@ def calibrate_threshold(
 def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float) -> ThresholdReport:
     """Choose from similarities that were collected; see `calibrate_threshold`.
 
-    With `MIN_DIFFERENT_PAIRS` known different pairs, exactly the wanted share of them passes. With fewer, the
-    similarities of all pairs of tracklets stand in: most pairs are of different people, and the few that are not
-    raise the upper half only, so median and spread of the lower half describe different people, as a normal
-    distribution. Where footage shows few people that estimate is too high, so it is held at the similarity that
-    `MIN_SAME_SHARE` of the same-person pairs reach. With too few tracklets, the least similar same-person pair is
-    taken. With none, nothing.
+    With enough known pairs of different people, exactly the wanted share of them passes. With fewer, the share is
+    read off an exponential tail, which a tracker's occasional mistake hardly moves. With fewer than
+    `MIN_DIFFERENT_PAIRS`, the tail of all pairs of tracklets stands in, most of which are of different people; the
+    rest make it too high, never too low, so it is held at what `MIN_SAME_SHARE` of the same-person pairs reach. With
+    too few tracklets, the least similar same-person pair is taken. With none, nothing.
     """
-    known = least_above(pairs.different_P, false_match_rate) if len(pairs.different_P) else -1.0
+    known = len(pairs.different_P)
     min_similarity: float | None
-    if len(pairs.different_P) >= MIN_DIFFERENT_PAIRS:
-        min_similarity = known
-        method = f"{len(pairs.different_P)} pairs of tracklets in view at the same time"
+    if known * false_match_rate >= ENOUGH_FALSE_MATCHES:
+        min_similarity = least_above(pairs.different_P, false_match_rate)
+        method = f"{known} pairs of tracklets in view at the same time"
+    elif known >= MIN_DIFFERENT_PAIRS:
+        min_similarity = tail_quantile(pairs.different_P, false_match_rate)
+        method = f"tail of {known} pairs of tracklets in view at the same time"
     elif pairs.tracklets >= MIN_TRACKLETS:
-        estimate = normal_quantile(pairs.all_P, 1 - false_match_rate)
+        min_similarity = tail_quantile(pairs.all_P, false_match_rate)
         if len(pairs.same_P) >= MIN_SAME_PAIRS:
-            estimate = min(estimate, float(np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE, method="lower")))
-        min_similarity = max(known, estimate)
+            highest = float(np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE, method="lower"))
+            min_similarity = min(min_similarity, highest)
         method = (
-            f"estimate from the lower half of all {len(pairs.all_P)} pairs of tracklets, "
-            f"as only {len(pairs.different_P)} pairs were in view at the same time"
+            f"estimate from the tail of all {len(pairs.all_P)} pairs of tracklets, "
+            f"as only {known} pairs were in view at the same time"
         )
     elif len(pairs.same_P) >= MIN_SAME_PAIRS:
-        min_similarity = max(known, float(pairs.same_P.min()))
+        min_similarity = float(pairs.same_P.min())
         method = f"least similar halves of one tracklet, as there are only {pairs.tracklets} tracklets"
     else:
         min_similarity, method = None, f"not calibrated: only {pairs.tracklets} tracklets"
@@ -224,11 +229,16 @@ def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:
     return float(np.nextafter(np.sort(similarities_P)[::-1][allowed], np.inf))
 
 
-def normal_quantile(similarities_P: NDArray[np.float64], share: float) -> float:
-    """Quantile of the normal distribution that has the median and the lower spread of the similarities."""
-    standard = NormalDist()
-    low, median = np.quantile(similarities_P, [standard.cdf(-1), 0.5])
-    return float(median + standard.inv_cdf(share) * (median - low))
+def tail_quantile(similarities_P: NDArray[np.float64], rate: float) -> float:
+    """Similarity that `rate` of different people reach, if the upper tail falls off exponentially.
+
+    The decay is taken from the median of what exceeds the tail's start, not from the mean: pairs that are in truth one
+    person lie far out, and would decide a mean, or the largest value, alone.
+    """
+    start = float(np.quantile(similarities_P, 1 - TAIL_SHARE))
+    excess_P = similarities_P[similarities_P > start] - start
+    decay = float(np.median(excess_P)) / np.log(2) if len(excess_P) else 0.0
+    return start + decay * float(np.log(TAIL_SHARE / rate))
 
 
 def quantiles(similarities_P: NDArray[np.float64]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,8 @@ from reidge.calibration.threshold import (
     choose_threshold,
     collect_pairs,
     least_above,
-    normal_quantile,
     sample_records,
+    tail_quantile,
 )
 from reidge.edge.crops import CropRecord
 
@@ -89,14 +91,33 @@ def test_tracklets_are_compared_by_the_direction_of_their_mean() -> None:
     np.testing.assert_allclose(pairs.all_P, [1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("rate", "passing"), [(0.01, 1), (0.05, 5), (0.001, 0)])
+@pytest.mark.parametrize(("rate", "passing"), [(0.01, 10), (0.05, 50)])
 def test_at_most_the_wanted_share_of_different_people_passes(rate: float, passing: int) -> None:
-    pairs = pairs_of(different=100, same=(0.2, 0.999), tracklets=40)
+    pairs = pairs_of(different=1000, same=(0.2, 0.9999), tracklets=40)
     report = choose_threshold(pairs, false_match_rate=rate)
     assert report.min_similarity is not None
     assert int((pairs.different_P >= report.min_similarity).sum()) == passing
-    assert report.method == "100 pairs of tracklets in view at the same time"
+    assert report.method == "1000 pairs of tracklets in view at the same time"
     assert report.same_match_rate == 0.5
+
+
+def exponential(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Evenly spaced quantiles of an exponential distribution of mean 0.1."""
+    return -0.1 * np.log((np.arange(count) + 0.5) / count)
+
+
+def test_an_exponential_tail_is_read_off_exactly() -> None:
+    assert tail_quantile(exponential(10_000), 0.01) == pytest.approx(0.1 * np.log(100), rel=0.01)
+    assert tail_quantile(exponential(10_000), 0.001) == pytest.approx(0.1 * np.log(1000), rel=0.01)
+
+
+def test_one_mistaken_pair_among_seventy_hardly_moves_the_threshold() -> None:
+    clean = exponential(70)
+    spoilt = np.append(clean, 0.95)  # a track that changed from one person to the other
+    assert tail_quantile(spoilt, 0.01) == pytest.approx(tail_quantile(clean, 0.01), rel=0.2)
+    report = choose_threshold(replace(pairs_of(tracklets=40), different_P=spoilt), false_match_rate=0.01)
+    assert report.min_similarity == pytest.approx(0.1 * np.log(100), rel=0.25)
+    assert report.method == "tail of 71 pairs of tracklets in view at the same time"
 
 
 def test_equal_similarities_pass_together_or_not_at_all() -> None:
@@ -104,17 +125,14 @@ def test_equal_similarities_pass_together_or_not_at_all() -> None:
 
 
 def test_with_few_known_pairs_all_pairs_stand_in_and_the_report_says_so() -> None:
-    # Different people at 0.3 +- 0.1; a twentieth of the pairs are in truth the same person, at 0.9.
-    rng = np.random.default_rng(0)
-    everyone = (*rng.normal(0.3, 0.1, 950), *rng.normal(0.9, 0.02, 50))
-    report = choose_threshold(
-        pairs_of(different=3, same=(0.9,) * 20, tracklets=46, everyone=everyone), false_match_rate=0.01
-    )
-    assert report.min_similarity == pytest.approx(np.nextafter(2 / 3, 1))  # of the three known pairs, none may pass
-    estimate = choose_threshold(pairs_of(same=(0.9,) * 20, tracklets=46, everyone=everyone), false_match_rate=0.01)
-    assert estimate.min_similarity == pytest.approx(0.3 + 2.33 * 0.1, abs=0.03)
-    assert "estimate from the lower half of all 1000 pairs" in estimate.method
-    assert "only 0 pairs were in view" in estimate.method
+    # A fiftieth of the pairs are in truth the same person.
+    everyone = (*exponential(980), *np.linspace(0.85, 0.95, 20))
+    pairs = pairs_of(different=3, same=(0.9,) * 20, tracklets=46, everyone=everyone)
+    report = choose_threshold(pairs, false_match_rate=0.01)
+    assert report.min_similarity is not None
+    assert 0.1 * np.log(100) <= report.min_similarity < 0.7
+    assert "estimate from the tail of all 1000 pairs" in report.method
+    assert "only 3 pairs were in view" in report.method
 
 
 def test_an_estimate_never_keeps_people_from_matching_themselves() -> None:
@@ -137,11 +155,6 @@ def test_with_nothing_to_go_by_there_is_no_threshold() -> None:
     assert report.min_similarity is None
     assert report.same_match_rate is None
     assert report.method.startswith("not calibrated")
-
-
-def test_the_normal_quantile_is_that_of_a_normal_distribution() -> None:
-    values = np.random.default_rng(0).normal(0.2, 0.1, 200_000)
-    assert normal_quantile(values, 0.99) == pytest.approx(np.quantile(values, 0.99), abs=0.005)
 
 
 def test_strangers_do_not_match_at_the_calibrated_threshold() -> None:
