@@ -135,13 +135,11 @@ def save(
 def restore(
     run_dir: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, progression: Progression, fingerprint: str
 ) -> None:
-    """Bring everything to where `save` left it; a run stopped before its first epoch ended starts over.
+    """Bring everything to where `save` left it.
 
     Raises:
         InputError: The state is damaged or belongs to other crops.
     """
-    if not (run_dir / STATE_NAME).is_file():
-        return
     state: dict[str, Any] = load_state(run_dir / STATE_NAME)
     if state["fingerprint"] != fingerprint:
         raise InputError(

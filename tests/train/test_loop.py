@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from reidge.edge.crops import CropRecord, CropWriter
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.train.augment import augment
-from reidge.train.checkpoint import load_encoder, load_state
+from reidge.train.checkpoint import load_encoder, load_state, save_encoder
 from reidge.train.cluster import ClusterConfig
+from reidge.train.encoders import build_encoder
 from reidge.train.extract import embed_crops
-from reidge.train.loop import clamp, train
+from reidge.train.loop import train
+from reidge.train.pseudo_labels import clamp
 from reidge.train.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 TINY = (
     "encoder.input_size=[64, 32]", "encoder.ghost_batch=8", "warmup.epochs=1", "warmup.iters=3", "loop.epochs=2",
-    "loop.iters=3", "sampler.clusters=4", "sampler.images=4", "augment.pad=2", "loop.device=cpu",
+    "loop.iters=3", "loop.precision=float32", "sampler.clusters=4", "sampler.images=4", "augment.pad=2", "loop.device=cpu",
 )  # fmt: skip
 
 
@@ -100,6 +102,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     expected, found = (load_file(folder / "encoder.safetensors") for folder in (finished, run_dir))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert timeless(history(finished)) == timeless(history(run_dir))
+
+
+def test_resuming_does_not_ask_for_the_weights_it_began_with(crops: Path, tmp_path: Path) -> None:
+    save_encoder(build_encoder("small", input_size=(64, 32)), tmp_path / "first.safetensors")
+    weights = str(tmp_path / "first.safetensors")
+    train(tiny("loop.epochs=1"), crops, tmp_path / "run", weights=weights)
+    (tmp_path / "first.safetensors").unlink()
+    assert train(tiny("loop.epochs=1"), crops, tmp_path / "run", weights=weights, resume=True).epochs == 1
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, crops: Path, tmp_path: Path) -> None:

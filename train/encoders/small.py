@@ -35,7 +35,7 @@ class Stem(nn.Module):
         """Halve height and width."""
         instance = self.instance(self.conv_instance(images_B3HW))
         batch = self.batch(self.conv_batch(images_B3HW))
-        return functional.relu(torch.cat([instance, batch], dim=1))
+        return functional.relu(torch.cat([instance, batch], dim=1), inplace=True)
 
 
 class Block(nn.Module):
@@ -52,9 +52,9 @@ class Block(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """Halve height and width."""
-        y = functional.relu(self.norm1(self.conv1(x_BChw)))
+        y = functional.relu(self.norm1(self.conv1(x_BChw)), inplace=True)
         shortcut = self.shortcut_norm(self.shortcut_conv(x_BChw))
-        return functional.relu(self.norm2(self.conv2(y)) + shortcut)
+        return functional.relu(self.norm2(self.conv2(y)) + shortcut, inplace=True)
 
 
 class SmallBody(nn.Module):
