@@ -165,6 +165,7 @@ class Pipeline:
         quality = self.site.quality
         tall = box.box_4[3] - box.box_4[1] >= quality.min_height
         whole = not touches_border(box.box_4, frame.image.shape, margin=quality.border)
+        whole = whole and box.surprise <= quality.max_surprise
         return bool(tall and whole and box.score >= quality.min_score and covered_share <= quality.max_covered)
 
     def _embed(self, pictures: Sequence[_Picture]) -> NDArray[np.float32]:
@@ -197,6 +198,7 @@ class Pipeline:
             self._report(sighting, self.book.end(sighting, self._clock))
             self.undecided += sighting.global_id is None
             self._decided[camid, track_id] = sighting.global_id
+            self.tracks.forget(camid, track_id)
             self._write("sighting.ended", sighting)
 
     def _report(self, sighting: Sighting, changes: Sequence[Change]) -> None:

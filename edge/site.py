@@ -42,6 +42,8 @@ class QualityConfig(BaseModel, frozen=True, extra="forbid"):
     """Smallest confidence of the detection."""
     max_covered: float = Field(0.25, ge=0, le=1)
     """Largest share of a person that another's box may cover."""
+    max_surprise: float = Field(0.1, gt=0)
+    """Largest difference in height from what was expected (as a logarithm): half-hidden people and pairs surprise."""
     border: int = Field(2, ge=0)
     """A box nearer than this to the edge of the frame is cut off; pixels."""
     padding: float = Field(0.03, ge=0, le=0.5)

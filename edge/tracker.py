@@ -31,20 +31,28 @@ class TrackerConfig(BaseModel, frozen=True, extra="forbid"):
     """Detections from this confidence on start tracks and are matched first."""
     low_score: float = Field(0.1, ge=0, le=1)
     """Detections below this confidence are not used at all."""
-    min_iou: float = Field(0.2, ge=0, le=1)
+    min_iou: float = Field(0.25, ge=0, le=1)
     """Smallest overlap of a detection and the predicted box of its track."""
     min_iou_low: float = Field(0.4, ge=0, le=1)
     """The same for detections below `high_score`."""
-    max_shift: float = Field(0.6, ge=0)
+    max_shift: float = Field(0.4, ge=0)
     """A lost track is found again up to this distance from its predicted centre, in heights of the person."""
     min_hits: int = Field(3, ge=1)
     """Frames in a row with a detection before a track is reported."""
-    max_age: float = Field(1.5, gt=0)
+    max_age: float = Field(1.2, gt=0)
     """Seconds without a detection after which a track has ended."""
     min_similarity: float = Field(0.3, ge=-1, le=1)
     """Smallest cosine of a detection and its track where embeddings are given."""
     appearance_weight: float = Field(0.5, ge=0, le=1)
     """Share of appearance in the cost where embeddings are given; the rest is overlap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastBox:
+    """Where a track was before it was confirmed."""
+
+    captured_at: float
+    box_4: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,10 @@ class TrackedBox:
     """Detections of this track so far."""
     first_seen: float
     """`captured_at` of the first of them."""
+    surprise: float = 0.0
+    """Logarithm of how much taller or shorter the box is than was expected; half-hidden people surprise."""
+    earlier: tuple[PastBox, ...] = ()
+    """In the frame that confirms a track: its boxes before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +133,17 @@ class _Track:
         self.hits = 1
         self.first_seen = self.last_seen = captured_at
         self.embedding_D = embedding_D
+        self.surprise = 0.0
+        self.past = [PastBox(captured_at=captured_at, box_4=box_4)]
 
     def see(self, box_4: NDArray[np.float32], captured_at: float, embedding_D: NDArray[np.float32] | None) -> None:
-        self.filter.correct(to_centres(box_4[None])[0])
+        centre_4 = to_centres(box_4[None])[0]
+        self.surprise = abs(float(np.log(max(centre_4[3], 1.0) / max(self.filter.position_4[3], 1.0))))
+        self.filter.correct(centre_4)
         self.hits += 1
         self.last_seen = captured_at
+        if not self.track_id:
+            self.past.append(PastBox(captured_at=captured_at, box_4=box_4))
         if embedding_D is not None:
             mixed_D = embedding_D if self.embedding_D is None else 0.9 * self.embedding_D + 0.1 * embedding_D
             unit_D = mixed_D / max(float(np.linalg.norm(mixed_D)), 1e-6)
@@ -154,7 +172,7 @@ class Tracker:
         for track in self._tracks:
             track.filter.predict(captured_at - (self._clock if self._clock is not None else captured_at))
         self._clock = captured_at
-        pairs = self._associate(detections, captured_at, embeddings_ND)
+        pairs = self._associate(detections, embeddings_ND)
         for track, row in pairs:
             track.see(detections.boxes_N4[row], captured_at, None if embeddings_ND is None else embeddings_ND[row])
         taken = {row for _, row in pairs}
@@ -165,7 +183,8 @@ class Tracker:
                 self._tracks.append(track)
                 pairs.append((track, row))
         ended = self._drop_old(captured_at)
-        return TrackUpdate(live=self._confirmed(pairs, detections), ended=ended)
+        live = sorted(self._confirmed(pairs, detections), key=lambda box: box.track_id)
+        return TrackUpdate(live=tuple(live), ended=ended)
 
     def finish(self) -> tuple[int, ...]:
         """End all tracks; returns the track_ids of the confirmed ones."""
@@ -174,9 +193,7 @@ class Tracker:
         self._clock = None
         return ended
 
-    def _associate(
-        self, detections: Detections, captured_at: float, embeddings_ND: NDArray[np.float32] | None
-    ) -> list[tuple[_Track, int]]:
+    def _associate(self, detections: Detections, embeddings_ND: NDArray[np.float32] | None) -> list[tuple[_Track, int]]:
         config = self.config
         high = np.flatnonzero(detections.scores_N >= config.high_score)
         low = np.flatnonzero((detections.scores_N >= config.low_score) & (detections.scores_N < config.high_score))
@@ -196,7 +213,7 @@ class Tracker:
             cost_TN = self._with_appearance(cost_TN, tracks, embeddings_ND[high])
         high = match(high, cost_TN, 1.0)
         match(low, self._overlap_cost(tracks, detections.boxes_N4[low], config.min_iou_low), 1.0)
-        match(high, self._shift_cost(tracks, detections.boxes_N4[high], captured_at), 1.0)
+        match(high, self._shift_cost(tracks, detections.boxes_N4[high]), 1.0)
         return pairs
 
     def _overlap_cost(self, tracks: list[_Track], boxes_N4: NDArray[np.float32], min_iou: float) -> NDArray[np.float64]:
@@ -217,9 +234,7 @@ class Tracker:
             cost_TN[row] = np.where(impossible_N, IMPOSSIBLE, mixed_N)
         return cost_TN
 
-    def _shift_cost(
-        self, tracks: list[_Track], boxes_N4: NDArray[np.float32], captured_at: float
-    ) -> NDArray[np.float64]:
+    def _shift_cost(self, tracks: list[_Track], boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distance of centres over `max_shift` heights; sizes must agree within a factor of 1.6."""
         predicted_T4 = to_centres(_predicted(tracks))
         centres_N4 = to_centres(boxes_N4)
@@ -242,12 +257,15 @@ class Tracker:
         self._tracks = kept
         return tuple(ended)
 
-    def _confirmed(self, pairs: list[tuple[_Track, int]], detections: Detections) -> tuple[TrackedBox, ...]:
+    def _confirmed(self, pairs: list[tuple[_Track, int]], detections: Detections) -> list[TrackedBox]:
         live = []
         for track, row in pairs:
+            earlier: tuple[PastBox, ...] = ()
             if not track.track_id and track.hits >= self.config.min_hits:
                 self._last_id += 1
                 track.track_id = self._last_id
+                earlier = tuple(track.past[:-1])
+                track.past.clear()
             if track.track_id:
                 live.append(
                     TrackedBox(
@@ -257,9 +275,11 @@ class Tracker:
                         score=float(detections.scores_N[row]),
                         hits=track.hits,
                         first_seen=track.first_seen,
+                        surprise=track.surprise,
+                        earlier=earlier,
                     )
                 )
-        return tuple(sorted(live, key=lambda box: box.track_id))
+        return live
 
 
 def to_centres(boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:

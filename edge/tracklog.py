@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,33 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from reidge.edge.frame import Frame
     from reidge.edge.tracker import TrackedBox
 
 TRACK_COLUMNS = ("frame", "track_id", "x1", "y1", "x2", "y2", "captured_at")
 IDENTITY_COLUMNS = ("camid", "track_id", "global_id")
+REMEMBERED_FRAMES = 128
+"""Frames of a camera over which the box of a track that was lost and found is filled in."""
 IDENTITIES_NAME = "identities.csv"
 
 
 class TrackLog:
-    """Writes `<folder>/<camid>.csv` row by row and `identities.csv` at the end; nothing when folder is None."""
+    """Writes `<folder>/<camid>.csv` row by row and `identities.csv` at the end; nothing when folder is None.
+
+    A track's rows also cover the frames before it was confirmed and those in which it was lost and found again, so
+    rows are not strictly in the order of frames.
+    """
 
     def __init__(self, folder: Path | None, camids: Iterable[str]) -> None:
         self.folder = folder
         self._camids = tuple(camids)
         self._stack = ExitStack()
         self._writers: dict[str, Any] = {}
+        self._moments = {camid: deque[tuple[float, int]](maxlen=REMEMBERED_FRAMES) for camid in self._camids}
+        self._last: dict[tuple[str, int], tuple[float, NDArray[np.float32]]] = {}
 
     def __enter__(self) -> TrackLog:
         if self.folder is not None:
@@ -46,10 +58,29 @@ class TrackLog:
     def write(self, frame: Frame, boxes: Iterable[TrackedBox]) -> None:
         """Write the confirmed tracks of one frame."""
         if frame.camid in self._writers:
+            moments = self._moments[frame.camid]
+            moments.append((frame.captured_at, frame.index))
             for box in boxes:
-                corners = (round(float(value), 1) for value in box.box_4)
-                row = (frame.index, box.track_id, *corners, f"{frame.captured_at:.3f}")
-                self._writers[frame.camid].writerow(row)
+                key = (frame.camid, box.track_id)
+                for past in box.earlier:
+                    self._fill(key, moments, past.captured_at, past.box_4)
+                self._fill(key, moments, frame.captured_at, box.box_4)
+
+    def _fill(
+        self, key: tuple[str, int], moments: Iterable[tuple[float, int]], at: float, box_4: NDArray[np.float32]
+    ) -> None:
+        """Write a box, and before it the boxes on a straight line from the last one, while the track was lost."""
+        last_at, last_4 = self._last.get(key, (at, box_4))
+        for moment, index in moments:
+            if last_at < moment < at or moment == at:
+                share = (moment - last_at) / (at - last_at) if at > last_at else 1.0
+                corners = (round(float(value), 1) for value in last_4 + share * (box_4 - last_4))
+                self._writers[key[0]].writerow((index, key[1], *corners, f"{moment:.3f}"))
+        self._last[key] = (at, box_4)
+
+    def forget(self, camid: str, track_id: int) -> None:
+        """Note that a track has ended."""
+        self._last.pop((camid, track_id), None)
 
     def write_identities(self, identities: Iterable[tuple[str, int, int | None]]) -> None:
         """Write the final table of (camid, track_id, global_id); an undecided track has an empty global_id."""
