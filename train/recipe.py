@@ -82,8 +82,8 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, ..."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the network's arithmetic. bfloat16 is about twice as fast on a GPU or a CPU with AMX and far slower
-    elsewhere; `auto` takes it there only."""
+    """Of the network's arithmetic. `auto` takes bfloat16 on a GPU only: a CPU with AMX is twice as fast with it too,
+    but torch 2.15 then computes NaN for feature maps of a few pixels, and other CPUs are far slower."""
     seed: int = Field(0, ge=0)
 
 

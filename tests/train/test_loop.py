@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TINY = (
     "encoder.input_size=[64, 32]", "encoder.ghost_batch=8", "warmup.epochs=1", "warmup.iters=3", "loop.epochs=2",
-    "loop.iters=3", "loop.precision=float32", "sampler.clusters=4", "sampler.images=4", "augment.pad=2", "loop.device=cpu",
+    "loop.iters=3", "sampler.clusters=4", "sampler.images=4", "augment.pad=2", "loop.device=cpu",
 )  # fmt: skip
 
 
