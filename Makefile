@@ -35,7 +35,9 @@ test: check  ## check, then every test; some only: make test TESTS=tests/edge
 check: $(INSTALLED)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@# The last numpy for Python 3.10 is typed more loosely than the code is checked against.
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
+	then echo $(BIN)/mypy; $(BIN)/mypy; else echo 'mypy: left out on Python 3.10'; fi
 
 setup: $(INSTALLED)  ## the environment in .venv, pinned by constraints.txt
 

@@ -164,7 +164,7 @@ def sharpest_of_parts(candidates: Sequence[_Candidate], parts: int) -> list[_Can
     if not candidates:
         return []
     bounds = np.array_split(np.arange(len(candidates)), min(parts, len(candidates)))
-    return [max((candidates[i] for i in part), key=lambda c: c.sharpness) for part in bounds]
+    return [max((candidates[i] for i in part.tolist()), key=lambda c: c.sharpness) for part in bounds]
 
 
 def drop_near_duplicates(candidates: Sequence[_Candidate], *, min_difference: float) -> list[_Candidate]:

@@ -35,7 +35,8 @@ def test_a_flicker_never_becomes_a_track() -> None:
     tracker = Tracker()
     for t in range(20):
         update = tracker.update(frame(walker(50)) if t % 2 else frame(), t / 10)
-        assert update.live == update.ended == ()
+        assert not update.live
+        assert not update.ended
     assert tracker.finish() == ()
 
 

@@ -28,7 +28,7 @@ def write_network(path: Path, rows: np.ndarray[tuple[int, ...], np.dtype[np.floa
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
         helper.make_node("Add", ["rows", "nothing"], ["output"]),
     ]
-    constants = [numpy_helper.from_array(rows[None], "rows"), numpy_helper.from_array(np.float32(0), "zero")]
+    constants = [numpy_helper.from_array(rows[None], "rows"), numpy_helper.from_array(np.array(0, np.float32), "zero")]
     graph = helper.make_graph(
         nodes,
         "fixed",
