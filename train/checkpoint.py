@@ -28,7 +28,7 @@ HEADER_KEY = "reidge"
 HEADER_VERSION = 1
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a sibling file, which then takes the name `path` in one step."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -45,11 +45,7 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
     content = save(tensors, metadata={HEADER_KEY: json.dumps(header)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda partial: _write_bytes(partial, content))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
 def load_encoder(path: Path | str, architecture: str | None = None) -> Encoder:

@@ -86,7 +86,7 @@ def write_report(
             recipe=dump_recipe(recipe),
         )
     )
-    write_atomically(run_dir / REPORT_NAME, lambda partial: _write_text(partial, page))
+    write_atomically(run_dir / REPORT_NAME, lambda partial: partial.write_text(page))
 
 
 def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingImages) -> dict[str, str]:
@@ -155,7 +155,3 @@ def cluster_sheets(labels_N: NDArray[np.int64], images: TrainingImages) -> Secti
         rows.append(Row(caption=caption, picture=crop_row(list(images.take(picked)), [NEUTRAL] * len(picked))))
     tell = "From the largest to the smallest. A good cluster shows one person, seen by several cameras."
     return Section(heading="Clusters of the last epoch", explanation=tell, rows=rows)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

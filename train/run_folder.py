@@ -103,7 +103,7 @@ def prepare(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
 def start(run_dir: Path, recipe: Recipe) -> None:
     """Create the folder with its recipe."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / RECIPE_NAME, lambda partial: _write_text(partial, dump_recipe(recipe)))
+    write_atomically(run_dir / RECIPE_NAME, lambda partial: partial.write_text(dump_recipe(recipe)))
 
 
 def save(
@@ -129,7 +129,7 @@ def save(
     save_state(run_dir / STATE_NAME, state)
     # Last, and rewritten whole: after an interruption it never holds an epoch that the state does not.
     text = "\n".join([*lines, ""])
-    write_atomically(run_dir / HISTORY_NAME, lambda partial: _write_text(partial, text))
+    write_atomically(run_dir / HISTORY_NAME, lambda partial: partial.write_text(text))
 
 
 def restore(
@@ -155,7 +155,3 @@ def restore(
     version, numbers, gauss = json.loads(state["rng_python"])
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(state["rng_torch"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
