@@ -8,6 +8,8 @@ No labels are used: a tracklet says only that its crops show one person in one c
 from __future__ import annotations
 
 import re
+import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ from reidge.edge.footage import Span, check_footage, count_frames, is_live, read
 from reidge.edge.progress import Progress
 from reidge.edge.quality import cut_out, sharpness, touches_border
 from reidge.edge.redact import redact
+from reidge.edge.stream import CameraConfig, Cameras
 from reidge.edge.tracker import Tracker, TrackerConfig
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ class HarvestConfig(BaseModel, frozen=True, extra="forbid"):
     since: float = Field(0.0, ge=0)
     """Seconds of each recording to skip. The detector's warm-up begins there."""
     until: float | None = Field(None, gt=0)
-    """Seconds of each recording after which to stop; None reads to the end."""
+    """Seconds of each recording after which to stop; None reads to the end. Live streams, one after the other, are
+    watched for this long."""
     max_fps: float | None = Field(None, gt=0)
     """Frames per second at most; None uses every frame."""
     start: float | None = None
@@ -244,7 +248,14 @@ def _frames(camid: str, source: str, start: float, span: Span) -> Iterator[Frame
     if not is_live(source):
         yield from read_footage(source, camid=camid, start=start, span=span)
         return
-    raise InputError(f"{redact(source)}: live streams cannot be harvested yet. Record it to a file first.")
+    assert span.until is not None
+    camera = CameraConfig(name=camid, source=source, max_fps=span.max_fps)
+    deadline = time.monotonic() + span.until
+    with Cameras([camera]) as cameras:
+        for moment in cameras.moments(threading.Event()):
+            if time.monotonic() >= deadline:
+                return
+            yield from moment
 
 
 class _Reaper:

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-height", type=int, default=64, metavar="PIXELS", help="smallest person")
     parser.add_argument("--max-fps", type=float, metavar="FPS", help="use at most this many frames per second")
     parser.add_argument("--since", type=float, default=0.0, metavar="SECONDS", help="skip the start of each recording")
-    parser.add_argument("--until", type=float, metavar="SECONDS", help="stop there in each recording")
+    parser.add_argument(
+        "--until", type=float, metavar="SECONDS", help="stop there in each recording; how long to watch a live stream"
+    )
     parser.add_argument("--start", metavar="TIME", help="when the recordings began: ISO 8601 or seconds since 1970")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting")
     add_json_argument(parser)

@@ -34,7 +34,7 @@ class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
     """Least lead over the second-best identity; 0 asks for none."""
     max_exemplars: int = Field(8, ge=1)
     """Embeddings kept of each identity; the most redundant goes first."""
-    nearest: int = Field(3, ge=1)
+    nearest: int = Field(4, ge=1)
     """Similarity to an identity is the mean over this many of its nearest exemplars: one stray must not decide."""
 
 

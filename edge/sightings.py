@@ -32,11 +32,14 @@ class EvidenceConfig(BaseModel, frozen=True, extra="forbid"):
 
     embeddings_per_second: float = Field(4.0, gt=0)
     """Pictures of a track that are embedded at most, per second."""
-    min_embeddings: int = Field(4, ge=1)
+    min_embeddings: int = Field(6, ge=1)
     """Pictures before a track is matched with the gallery."""
-    min_embeddings_new: int = Field(8, ge=1)
-    """Pictures before a live track that matches nobody becomes a new identity."""
-    min_embeddings_end: int = Field(2, ge=1)
+    min_embeddings_new: int = Field(16, ge=1)
+    """Pictures before a live track that matches nobody becomes a new identity; one that ends sooner becomes one then.
+
+    A late answer is the better one: whoever seems new at first is often known once seen from another side.
+    """
+    min_embeddings_end: int = Field(1, ge=1)
     """Pictures that suffice for a decision when the track is over."""
 
 

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import pytest
 
+from reidge.calibration.harvest import HarvestConfig, harvest
+from reidge.edge.crops import read_crop_folder
+from reidge.edge.detectors.yolox import YoloxConfig
 from reidge.edge.footage import Span, read_footage
 
 if TYPE_CHECKING:
@@ -138,3 +141,15 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
         assert PASSWORD not in text
         assert PASSWORD_IN_ADDRESS not in text
         assert "viewer" not in text
+
+
+@pytest.mark.usefixtures("_gstreamer")
+def test_a_live_stream_can_be_harvested(frames: Path, shared: Path, tmp_path: Path) -> None:
+    config = HarvestConfig(
+        detector=YoloxConfig(path=shared / "weights" / "yolox_nano.onnx"), until=6.0, max_fps=8, min_difference=0.0
+    )
+    with serve(f"gym={frames / 'gym'}:10") as port:
+        address = f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{port}/gym"
+        summary = harvest({"gym": address}, tmp_path / "crops", config, progress=False)
+    assert summary.tracklets >= 2
+    assert {record.camid for record in read_crop_folder(tmp_path / "crops").records} == {"gym"}

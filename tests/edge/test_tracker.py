@@ -31,6 +31,24 @@ def test_a_reported_track_says_when_it_was_first_seen() -> None:
     assert (update.live[0].first_seen, update.live[0].hits) == (100.0, 3)
 
 
+def test_the_frame_that_confirms_a_track_tells_its_boxes_before() -> None:
+    tracker = Tracker(TrackerConfig(min_hits=3))
+    for t in range(3):
+        update = tracker.update(frame(walker(5 * t)), t / 10)
+    assert [(past.captured_at, float(past.box_4[0])) for past in update.live[0].earlier] == [(0.0, 0.0), (0.1, 5.0)]
+    assert tracker.update(frame(walker(15)), 0.3).live[0].earlier == ()
+
+
+def test_a_half_hidden_person_surprises() -> None:
+    tracker = Tracker()
+    for t in range(10):
+        update = tracker.update(frame(walker(5 * t)), t / 10)
+    assert update.live[0].surprise < 0.02
+    upper_part = ([50.0, 0.0, 90.0, 70.0], 0.9)
+    update = tracker.update(frame(upper_part), 1.0)
+    assert update.live[0].surprise == pytest.approx(np.log(100 / 70), abs=0.03)
+
+
 def test_a_flicker_never_becomes_a_track() -> None:
     tracker = Tracker()
     for t in range(20):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reidge.edge.frame import Frame
-from reidge.edge.tracker import TrackedBox
+from reidge.edge.tracker import PastBox, TrackedBox
 from reidge.edge.tracklog import TrackLog
 
 if TYPE_CHECKING:
@@ -28,6 +29,22 @@ def test_boxes_and_identities_can_be_joined_for_scoring(tmp_path: Path) -> None:
     ]
     assert (tracks / "cam2.csv").read_text().split() == ["frame,track_id,x1,y1,x2,y2,captured_at"]
     assert (tracks / "identities.csv").read_text().split() == ["camid,track_id,global_id", "cam1,3,12", "cam2,1,"]
+
+
+def at(index: int) -> Frame:
+    return replace(FRAME, index=index, captured_at=100 + index / 10)
+
+
+def test_boxes_before_confirmation_and_in_a_gap_are_filled_in(tmp_path: Path) -> None:
+    with TrackLog(tmp_path, ["cam1"]) as log:
+        log.write(at(0), [])
+        log.write(at(1), [])
+        past = PastBox(captured_at=100.1, box_4=np.array([0, 0, 10, 20], dtype=np.float32))
+        log.write(at(2), [replace(BOX, box_4=np.array([2, 0, 12, 20], dtype=np.float32), earlier=(past,))])
+        log.write(at(3), [])
+        log.write(at(4), [replace(BOX, box_4=np.array([6, 0, 16, 20], dtype=np.float32))])
+    rows = [line.split(",") for line in (tmp_path / "cam1.csv").read_text().splitlines()[1:]]
+    assert [(int(row[0]), float(row[2])) for row in rows] == [(1, 0.0), (2, 2.0), (3, 4.0), (4, 6.0)]
 
 
 def test_an_interrupted_run_leaves_no_table_of_identities(tmp_path: Path) -> None:
