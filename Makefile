@@ -27,7 +27,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(INSTALLED)  ## the whole trip on a simulated site, scored: footage -> encoder -> bundle -> identities
-	$(BIN)/reidge demo --output $(OUT)
+	$(BIN)/reidge demo --output $(OUT) --overwrite
 
 test: check  ## check, then every test; some only: make test TESTS=tests/edge
 	$(BIN)/pytest $(TESTS)

@@ -64,11 +64,16 @@ def read_tracks(tracks: Path, camid: str) -> list[Seen]:
             Seen(
                 frame=int(row["frame"]),
                 identity=identities[row["track_id"]],
-                corners=(round(float(row["x1"])), round(float(row["y1"])), round(float(row["x2"])), round(float(row["y2"]))),
+                corners=_corners(row),
             )
             for row in csv.DictReader(file)
             if identities.get(row["track_id"])
         ]  # fmt: skip
+
+
+def _corners(row: Mapping[str, str]) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(float(row[name])) for name in ("x1", "y1", "x2", "y2"))
+    return x1, y1, x2, y2
 
 
 def busiest_frame(seen: Mapping[str, Sequence[Seen]]) -> int:

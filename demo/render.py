@@ -118,7 +118,7 @@ def _draw_person(scene: Scene, visit: Visit, at: tuple[float, float], time: floa
     return _clip(np.clip(small[..., :3] * light, 0, 255).astype(np.uint8), small[..., 3], left, top)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=256)  # those of the people in view
 def _sprite(person: Person, heading_steps: int, phase: int, tilt: float) -> NDArray[np.uint8]:
     """Draw a pose, colours multiplied by alpha so that scaling leaves no dark rim."""
     return draw_figure(person, heading=heading_steps * HEADING_STEP, phase=phase * math.tau / PHASES, tilt=tilt)

@@ -1,4 +1,4 @@
-"""What one simulated camera sees besides people: geometry, floor, walls, things in front, and its own picture quality."""
+"""What one simulated camera sees besides people: floor, walls, things in front; and its own picture quality."""
 
 # H, W = height and width of the frame
 
@@ -102,7 +102,7 @@ class Scene:
         if look.blur > 0:
             image = cv2.GaussianBlur(image, (5, 5), look.blur)
         grain = self.grain[int(rng.integers(len(self.grain)))]
-        return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), np.uint8)
+        return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _edge(distance: float, side: int) -> Floor:
@@ -111,19 +111,19 @@ def _edge(distance: float, side: int) -> Floor:
 
 
 LOOKS = (
-    Look(gain=(0.94, 1.00, 1.04), gamma=1.0, saturation=1.0, noise=2.0, blur=0.0),
-    Look(gain=(0.94, 0.89, 0.85), gamma=1.06, saturation=0.9, noise=3.0, blur=0.7),
-    Look(gain=(0.98, 1.07, 1.04), gamma=0.93, saturation=1.0, noise=2.5, blur=0.5),
+    Look(gain=(0.97, 1.00, 1.02), gamma=1.00, saturation=1.00, noise=2.0, blur=0.0),
+    Look(gain=(0.97, 0.95, 0.93), gamma=1.03, saturation=0.95, noise=3.0, blur=0.7),
+    Look(gain=(0.99, 1.04, 1.02), gamma=0.97, saturation=1.00, noise=2.5, blur=0.5),
 )
 MATERIALS: tuple[Colour, ...] = (
-    (0.62, 0.65, 0.68),
-    (0.40, 0.41, 0.43),
-    (0.50, 0.56, 0.62),
-    (0.56, 0.54, 0.50),
-    (0.34, 0.40, 0.48),
-    (0.72, 0.73, 0.74),
-    (0.26, 0.28, 0.30),
-    (0.44, 0.50, 0.44),
+    (0.59, 0.62, 0.65),
+    (0.42, 0.43, 0.45),
+    (0.50, 0.55, 0.60),
+    (0.54, 0.53, 0.50),
+    (0.37, 0.42, 0.49),
+    (0.67, 0.69, 0.70),
+    (0.30, 0.33, 0.34),
+    (0.45, 0.50, 0.46),
 )
 """Of floors and walls, the same everywhere: what stands behind a person does not give the camera away."""
 
@@ -132,12 +132,12 @@ def build_scene(index: int, rng: np.random.Generator) -> Scene:
     """Build the camera `index` (from 0); the first three are set by hand, later ones vary them at random."""
     look = LOOKS[index % len(LOOKS)]
     if index >= len(LOOKS):
-        gain = rng.uniform(0.75, 1.15, size=3)
+        gain = rng.uniform(0.88, 1.08, size=3)
         look = Look(
             gain=(float(gain[0]), float(gain[1]), float(gain[2])),
-            gamma=float(rng.uniform(0.85, 1.2)),
-            saturation=float(rng.uniform(0.7, 1.1)),
-            noise=float(rng.uniform(2, 7)),
+            gamma=float(rng.uniform(0.93, 1.08)),
+            saturation=float(rng.uniform(0.85, 1.05)),
+            noise=float(rng.uniform(2, 3.5)),
             blur=float(rng.choice([0.0, 0.6, 0.9])),
         )
     camera_height, horizon = float(rng.uniform(2.7, 3.1)), float(rng.uniform(18, 40))
@@ -181,7 +181,7 @@ def _paint_background(
     grain = rng.normal(1, 0.025, size=(HEIGHT, WIDTH))
     shine = np.linspace(light[0], light[1], WIDTH)[None, :]
     image *= (smooth * grain * shine)[..., None]
-    return np.clip(image * 255, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image * 255, 0, 255), dtype=np.uint8)
 
 
 def _cell(position: NDArray[np.float64], size: float) -> NDArray[np.intp]:

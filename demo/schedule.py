@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from reidge.demo.people import Person
     from reidge.demo.scene import Scene
@@ -41,7 +41,8 @@ class Visit:
     def position(self, time: float) -> tuple[float, float]:
         """Where the person stands at `time`, metres."""
         share = (time - self.start) / self.seconds
-        return tuple(a + share * (b - a) for a, b in zip(self.origin, self.target, strict=True))  # type: ignore[return-value]
+        (x1, z1), (x2, z2) = self.origin, self.target
+        return x1 + share * (x2 - x1), z1 + share * (z2 - z1)
 
     @property
     def direction(self) -> tuple[float, float]:

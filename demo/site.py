@@ -12,7 +12,6 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -29,12 +28,16 @@ from reidge.edge.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from reidge.demo.scene import Scene
 
 HALVES = ("first", "second")
+QUERY_SHARE = 0.5
+"""How far into a visit its query is cut; likewise the gallery images."""
+GALLERY_SHARES = (0.2, 0.35, 0.65, 0.8)
 MIN_VISIBILITY = 0.75
 """Of people in the labelled split."""
 
@@ -156,8 +159,10 @@ class _SplitWriter:
         self._due: dict[tuple[int, int], str] = {}
         seen: set[int] = set()
         for visit in visits:
-            shares = {"bounding_box_test": [0.2, 0.35, 0.65, 0.8], "query": [] if visit.person.pid in seen else [0.5]}
-            for folder, share in ((folder, share) for folder in shares for share in shares[folder]):
+            due = dict.fromkeys(GALLERY_SHARES, "bounding_box_test")
+            if visit.person.pid not in seen:
+                due[QUERY_SHARE] = "query"
+            for share, folder in due.items():
                 frame = round((visit.start + share * visit.seconds - begin) * config.fps) + 1
                 self._due[frame, visit.person.pid] = folder
             seen.add(visit.person.pid)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,14 +118,14 @@ def evaluate_all(split_root: Path, encoder: Encoder, bundle: Path, *, seed: int)
     split = read_market1501(split_root)
     torch.manual_seed(seed)
     untrained = build_encoder(encoder.architecture, input_size=encoder.input_size, **encoder.options)
-    spec = {"size": encoder.input_size, "resize": encoder.resize}
+    score = partial(evaluate_split, split=split, size=encoder.input_size, resize=encoder.resize)
     rankings = {
         "histogram": evaluate_split(embed_histograms, split, size=SIZE, resize="linear"),
-        "untrained": evaluate_split(lambda crops: embed_crops(untrained, crops), split, **spec),
-        "trained": evaluate_split(lambda crops: embed_crops(encoder, crops), split, **spec),
+        "untrained": score(partial(embed_crops, untrained)),
+        "trained": score(partial(embed_crops, encoder)),
     }
     with open_encoder(Bundle.load(bundle), precision="int8") as int8:
-        rankings["int8"] = evaluate_split(int8.embed, split, **spec)
+        rankings["int8"] = score(int8.embed)
     return rankings
 
 
@@ -146,7 +147,7 @@ def summarise(
         "identities_true": score.identities_true,
         "identities_found": score.identities_found,
         "frames_per_second": round(summary.frames_per_second, 1),
-        "latency_ms_p95": round(summary.latency_ms_p95, 1),
+        "latency_ms_p95": None if summary.latency_ms_p95 is None else round(summary.latency_ms_p95, 1),
     }
 
 

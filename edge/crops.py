@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import shutil
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import cv2
@@ -20,7 +19,8 @@ import numpy as np
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -133,14 +133,29 @@ def read_crop_folder(root: Path) -> CropFolder:
             raise InputError(f"{index} lacks the columns {', '.join(missing)}. Make it again with: reidge harvest")
         for row in reader:
             try:
-                texts = {name: row[name] for name in ("path", "camid", "tracklet")}
-                numbers = {name: float(row[name]) for name in COLUMNS if name not in texts}
+                records.append(_parse(row))
             except (TypeError, ValueError) as error:
                 raise InputError(f"{index}, line {reader.line_num}: {error}. Mend or remove the line.") from error
-            records.append(CropRecord(**texts, **numbers))
     if not records:
-        raise InputError(f"{index} lists no crops: nobody was found in the footage. Check the cameras and the detector.")
+        raise InputError(
+            f"{index} lists no crops: nobody was found in the footage. Check the cameras and the detector."
+        )
     return CropFolder(root=root, records=tuple(records))
+
+
+def _parse(row: Mapping[str, str]) -> CropRecord:
+    return CropRecord(
+        path=row["path"],
+        camid=row["camid"],
+        tracklet=row["tracklet"],
+        captured_at=float(row["captured_at"]),
+        x1=float(row["x1"]),
+        y1=float(row["y1"]),
+        x2=float(row["x2"]),
+        y2=float(row["y2"]),
+        score=float(row["score"]),
+        sharpness=float(row["sharpness"]),
+    )
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import av
@@ -47,8 +48,11 @@ def test_the_footage_is_h264_at_640x360_and_10_frames_a_second(site: Path) -> No
 
 
 def test_strangers_appear_in_the_second_half_only(site: Path) -> None:
-    pids = {half: {t.pid for c in ("cam1", "cam2") for t in read_mot(site / "truth" / half / c)} for half in ("first", "second")}  # fmt: skip
-    assert pids == {"first": {1, 2, 3}, "second": {1, 2, 3, 4}}
+    def pids(half: str) -> set[int]:
+        return {truth.pid for camid in ("cam1", "cam2") for truth in read_mot(site / "truth" / half / camid)}
+
+    assert pids("first") == {1, 2, 3}
+    assert pids("second") == {1, 2, 3, 4}
 
 
 def test_nobody_is_in_two_places_at_once() -> None:
@@ -58,7 +62,7 @@ def test_nobody_is_in_two_places_at_once() -> None:
         ways[visit.person.pid].append(visit)
     for own in ways.values():
         own.sort(key=lambda visit: visit.start)
-        assert all(a.end < b.start for a, b in zip(own, own[1:], strict=False))
+        assert all(a.end < b.start for a, b in pairwise(own))
 
 
 def test_truth_boxes_lie_in_the_frame_on_the_person(site: Path) -> None:
