@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reidge.cli.output import add_json_argument, emit
 from reidge.edge.errors import InputError
-
-if TYPE_CHECKING:
-    import argparse
 
 DEFAULT_RECIPE = "quick"
 
@@ -19,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("crops", type=Path, metavar="CROPS", help="crop folder, or a benchmark folder without labels")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="run folder to make or resume")
     parser.add_argument(
-        "--recipe", default=None, help=f"name of a shipped recipe or a YAML file; without --resume: {DEFAULT_RECIPE}"
+        "--recipe",
+        default=argparse.SUPPRESS,  # whether it was given matters on resuming
+        help=f"name of a shipped recipe or a YAML file (default: {DEFAULT_RECIPE}, or the run's own on resuming)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe, e.g. cluster.eps=0.5"
@@ -38,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from reidge.train.recipe import load_recipe
     from reidge.train.run_folder import REPORT_NAME, read_recipe
 
+    recipe_name = getattr(args, "recipe", None)
     if args.resume:
-        if args.recipe is not None or args.set or args.weights is not None:
+        if recipe_name is not None or args.set or args.weights is not None:
             raise InputError("--resume keeps the recipe of the run. Leave out --recipe, --set and --weights.")
         recipe = read_recipe(args.output)
     else:
-        recipe = load_recipe(args.recipe or DEFAULT_RECIPE, args.set)
+        recipe = load_recipe(recipe_name or DEFAULT_RECIPE, args.set)
     summary = train(recipe, args.crops, args.output, weights=args.weights, resume=args.resume, split=args.split)
     figures = {
         "epochs": summary.epochs,
