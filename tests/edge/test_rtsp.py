@@ -146,10 +146,10 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
 @pytest.mark.usefixtures("_gstreamer")
 def test_a_live_stream_can_be_harvested(frames: Path, shared: Path, tmp_path: Path) -> None:
     config = HarvestConfig(
-        detector=YoloxConfig(path=shared / "weights" / "yolox_nano.onnx"), until=6.0, max_fps=8, min_difference=0.0
+        detector=YoloxConfig(path=shared / "weights" / "yolox_nano.onnx"), until=6.0, max_fps=8, border=0
     )
-    with serve(f"gym={frames / 'gym'}:10") as port:
-        address = f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{port}/gym"
-        summary = harvest({"gym": address}, tmp_path / "crops", config, progress=False)
-    assert summary.tracklets >= 2
-    assert {record.camid for record in read_crop_folder(tmp_path / "crops").records} == {"gym"}
+    with serve(f"hall={frames / 'hall'}:10") as port:
+        address = f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{port}/hall"
+        summary = harvest({"hall": address}, tmp_path / "crops", config, progress=False)
+    assert summary.tracklets == 1  # one man stands there
+    assert {record.camid for record in read_crop_folder(tmp_path / "crops").records} == {"hall"}
