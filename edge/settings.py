@@ -67,7 +67,8 @@ def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> C
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        # An unknown key first: where a name is misspelt, another one is missing too.
+        problem = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         place = [str(part) for part in problem["loc"]]
         key = ".".join(place)
         if problem["type"] == "extra_forbidden":

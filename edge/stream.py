@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
 
-LOOKAHEAD = 2
-"""Frames that a full-speed recording is decoded ahead."""
+LOOKAHEAD = 1
+"""Frames of a full-speed recording that wait decoded; more would only make them older."""
 SAME_MOMENT = 0.04
 """Frames of different cameras less than this many seconds apart are handled together."""
 BACKOFF = (0.5, 30.0)

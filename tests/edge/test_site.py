@@ -104,6 +104,11 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         load_site(write(tmp_path, "cameras: [{name: a, source: b.mp4}]"))
 
 
+def test_a_misspelt_key_is_named_rather_than_the_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown key 'bundel'\. Did you mean 'bundle'\?"):
+        load_site(write(tmp_path, MINIMAL.replace("bundle: bundle", "bundel: bundle")))
+
+
 def test_the_example_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("CAMERA_1", "CAMERA_2"):
         monkeypatch.setenv(name, "rtsp://host/stream")
