@@ -112,10 +112,10 @@ def _draw_person(scene: Scene, visit: Visit, at: tuple[float, float], time: floa
     sprite = _sprite(visit.person, round(heading / HEADING_STEP), phase, round(tilt, 1))
     factor = scale / PIXELS_PER_METRE
     small = cv2.resize(sprite, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    light = np.array([scene.brightness(column)] * 3)
+    colour = np.clip(small[..., :3] * scene.brightness(column), 0, 255).astype(np.uint8)
     left = round(column - small.shape[1] / 2)
     top = round(row + FOOT_MARGIN * scale - small.shape[0])
-    return _clip(np.clip(small[..., :3] * light, 0, 255).astype(np.uint8), small[..., 3], left, top)
+    return _clip(colour, np.asarray(small[..., 3], dtype=np.uint8), left, top)
 
 
 @lru_cache(maxsize=256)  # those of the people in view
