@@ -68,10 +68,10 @@ class ClusterMemory:
         Args:
             features_ND: Unit length.
             labels_N: Pseudo labels 0 .. K-1, each at least once, or `OUTLIER`.
-            momentum: As in `MemoryConfig`, likewise the rest.
-            temperature: ...
-            rule: ...
-            tau: ...
+            momentum: Share of the old centroid that an update keeps.
+            temperature: Divides the cosine similarities.
+            rule: How a batch moves the centroids, see `MemoryConfig`.
+            tau: Temperature of the weights of rule `weighted`.
         """
         features = torch.as_tensor(features_ND)
         labels = torch.as_tensor(labels_N, device=features.device)
