@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TRANSIT_SECONDS = (3.0, 12.0)
 """Shortest and longest way from one view to the next."""
+MEETING_SECONDS = 0.4
+"""Shared with others in view, for each visit: a departure with so little of it is good enough."""
 TRIES = 300
 
 
@@ -99,7 +101,7 @@ def _best_route(
         )
         if meetings < fewest:
             best, fewest = route, meetings
-        if fewest < 1.0 * len(route):
+        if fewest <= MEETING_SECONDS * len(route):
             break
     assert best, "no room for a route: the footage is too short for so many people"
     return best

@@ -53,7 +53,7 @@ class SiteConfig(BaseModel, frozen=True, extra="forbid"):
     """People who appear in the second half only."""
     routes: tuple[int, int] = (2, 1)
     """Ways through the site each person takes in the first and in the second half."""
-    density: float = Field(1.4, gt=0)
+    density: float = Field(1.15, gt=0)
     """People in view of a camera, on average."""
     fps: int = Field(10, ge=1)
     started_at: float = 1_750_000_000.0
@@ -81,11 +81,12 @@ def simulate(config: SiteConfig, root: Path) -> None:
     (unfinished / "split" / "bounding_box_test").mkdir()
     (unfinished / "site.json").write_text(config.model_dump_json(indent=2) + "\n")
     try:
+        jobs = [(index, half) for half in HALVES for index in range(config.cameras)]
         with (
             ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
-            Progress("simulate", total=config.cameras, unit="cameras") as progress,
+            Progress("simulate", total=len(jobs), unit="recordings") as progress,
         ):
-            for _ in pool.map(partial(_write_camera, config, unfinished), range(config.cameras)):
+            for _ in pool.map(partial(_write_recording, config, unfinished), *zip(*jobs, strict=True)):
                 progress.advance()
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -109,24 +110,24 @@ def plan(config: SiteConfig) -> tuple[list[Scene], list[Visit]]:
     return scenes, visits
 
 
-def _write_camera(config: SiteConfig, root: Path, index: int) -> None:
+def _write_recording(config: SiteConfig, root: Path, index: int, half: str) -> None:
+    """Film one half with one camera."""
     cv2.setNumThreads(1)
     scenes, visits = plan(config)
-    scene, seen = scenes[index], [visit for visit in visits if visit.camera == index]
-    rng = np.random.default_rng([config.seed, index])
-    begin = 0
-    for half, seconds in zip(HALVES, config.half_seconds, strict=True):
-        shown = [visit for visit in seen if begin <= visit.start < begin + seconds]
-        split = _SplitWriter(root / "split", index, shown if half == "second" else (), begin, config)
-        frames = seconds * config.fps
-        truths: list[Truth] = []
-        with _VideoWriter(root / "footage" / half / f"{scene.camid}.mp4", config.fps) as video:
-            for image, found in render_camera(scene, shown, begin=begin, frames=frames, fps=config.fps, rng=rng):
-                video.write(image)
-                split.offer(image, found)
-                truths += found
-        write_mot(root / "truth" / half / scene.camid, truths, frames=frames, fps=config.fps)
-        begin += seconds
+    scene = scenes[index]
+    number = HALVES.index(half)
+    begin, seconds = sum(config.half_seconds[:number]), config.half_seconds[number]
+    shown = [visit for visit in visits if visit.camera == index and begin <= visit.start < begin + seconds]
+    split = _SplitWriter(root / "split", index, shown if half == "second" else (), begin, config)
+    frames = seconds * config.fps
+    rng = np.random.default_rng([config.seed, index, number])
+    truths: list[Truth] = []
+    with _VideoWriter(root / "footage" / half / f"{scene.camid}.mp4", config.fps) as video:
+        for image, found in render_camera(scene, shown, begin=begin, frames=frames, fps=config.fps, rng=rng):
+            video.write(image)
+            split.offer(image, found)
+            truths += found
+    write_mot(root / "truth" / half / scene.camid, truths, frames=frames, fps=config.fps)
 
 
 class _VideoWriter:
@@ -155,7 +156,7 @@ class _SplitWriter:
 
     def __init__(self, root: Path, camera: int, visits: Sequence[Visit], begin: float, config: SiteConfig) -> None:
         self.root, self.camera = root, camera
-        self.rng = np.random.default_rng([config.seed, camera, 1])
+        self.rng = np.random.default_rng([config.seed, camera, len(HALVES)])
         self._due: dict[tuple[int, int], str] = {}
         seen: set[int] = set()
         for visit in visits:

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from reidge.train.recipe import Recipe
 
 
+FALSE_MATCH_RATE = 0.002
+"""Of pairs of different people. A sighting is compared with some 50 identities: about one in ten finds a stranger."""
+
+
 @dataclass(kw_only=True)
 class Stopwatch:
     """Wall-clock seconds of each stage, said as the stages begin."""
@@ -74,7 +78,15 @@ def run_demo(output: Path, recipe: Recipe, config: SiteConfig) -> dict[str, Any]
         trained = train(recipe, crops, run, split=site / "split")
     encoder = load_encoder(run)
     with watch.stage("export", "the encoder to ONNX and INT8"):
-        exported = export_bundle(encoder, crops, bundle, source=str(run.name), separate_views=True, seed=config.seed)
+        exported = export_bundle(
+            encoder,
+            crops,
+            bundle,
+            source=run.name,
+            false_match_rate=FALSE_MATCH_RATE,
+            separate_views=True,
+            seed=config.seed,
+        )
     with watch.stage("evaluate", "encoder, bundle and baselines on labelled crops of the second half"):
         rankings = evaluate_all(site / "split", encoder, bundle, seed=config.seed)
     with watch.stage("run", "the bundle on the second half, all cameras at once"):
