@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,4 +32,9 @@ def run(args: argparse.Namespace) -> int:
     if args.overwrite:
         clear(args.output)
     emit(args, run_demo(args.output, recipe, SiteConfig(seed=args.seed)))
+    print(
+        f"\nLook at {args.output}/result.png (who was recognised where), {args.output}/run/report.html (how it was "
+        f"learnt) and {args.output}/bundle/report.html (what INT8 cost).",
+        file=sys.stderr,
+    )
     return 0

@@ -86,15 +86,17 @@ def busiest_frame(seen: Mapping[str, Sequence[Seen]]) -> int:
 
 
 def people_seen_everywhere(seen: Mapping[str, Sequence[Seen]]) -> dict[str, dict[str, Seen]]:
-    """Pick people by how many cameras saw them; for each camera the largest box of each of them."""
-    largest: dict[str, dict[str, Seen]] = {camid: {} for camid in seen}
+    """Pick people by how many cameras saw them; for each camera a box of each of them, of middling size."""
+    chosen: dict[str, dict[str, Seen]] = {}
     for camid, boxes in seen.items():
+        by_identity: defaultdict[str, list[Seen]] = defaultdict(list)
         for box in boxes:
-            if box.identity not in largest[camid] or area(box) > area(largest[camid][box.identity]):
-                largest[camid][box.identity] = box
-    identities = {identity for boxes in largest.values() for identity in boxes}
-    often = sorted(identities, key=lambda i: (-sum(i in boxes for boxes in largest.values()), i))[:PEOPLE]
-    return {camid: {i: boxes[i] for i in often if i in boxes} for camid, boxes in largest.items()}
+            by_identity[box.identity].append(box)
+        # The largest boxes are of people who walk together, the smallest of people half hidden.
+        chosen[camid] = {i: sorted(own, key=area)[len(own) * 2 // 3] for i, own in by_identity.items()}
+    identities = {identity for boxes in chosen.values() for identity in boxes}
+    often = sorted(identities, key=lambda i: (-sum(i in boxes for boxes in chosen.values()), int(i)))[:PEOPLE]
+    return {camid: {i: boxes[i] for i in often if i in boxes} for camid, boxes in chosen.items()}
 
 
 def area(box: Seen) -> int:
@@ -114,15 +116,10 @@ def read_frames(video: Path, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
 
 
 def colour_of(identity: str) -> tuple[int, int, int]:
-    """A colour of its own for each identity."""
-    hue = sum(ord(letter) * 37 for letter in identity) * 29 % 180
+    """A colour for each identity, far from those of the identities just before and after it."""
+    hue = int(int(identity) * 0.618034 * 180) % 180
     blue, green, red = cv2.cvtColor(np.array([[[hue, 190, 220]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
     return int(blue), int(green), int(red)
-
-
-def short_name(identity: str) -> str:
-    """What fits on a label."""
-    return identity if len(identity) <= 8 else identity[-6:]
 
 
 def label_view(image_HW3: NDArray[np.uint8], *, camid: str, boxes: Sequence[Seen]) -> NDArray[np.uint8]:
@@ -130,7 +127,7 @@ def label_view(image_HW3: NDArray[np.uint8], *, camid: str, boxes: Sequence[Seen
     view = image_HW3.copy()
     for box in boxes:
         x1, y1, x2, y2 = box.corners
-        colour, name = colour_of(box.identity), short_name(box.identity)
+        colour, name = colour_of(box.identity), box.identity
         cv2.rectangle(view, (x1, y1), (x2, y2), colour, 2)
         write(view, name, (x1, max(y1 - 6, 14)), background=colour)
     write(view, camid, (10, 22), background=PAPER)
@@ -151,7 +148,7 @@ def draw_people(
         for column, identity in enumerate(names):
             x = 84 + column * step
             if row == 0:
-                write(sheet, short_name(identity), (x, 22), background=colour_of(identity))
+                write(sheet, identity, (x, 22), background=colour_of(identity))
             if (box := people[camid].get(identity)) is not None:
                 x1, y1, x2, y2 = np.maximum(box.corners, 0)
                 crop = images[camid][box.frame][y1:y2, x1:x2]
