@@ -96,7 +96,8 @@ class Pipeline:
         self.frames = self.embeddings = self.sightings = self.undecided = 0
         self._trackers = {camera.name: Tracker(site.tracking) for camera in site.cameras}
         self._regions = {camera.name: camera.region for camera in site.cameras}
-        self._decided: dict[tuple[str, int], int | None] = {}
+        self._known: set[int] = set()
+        self._logged: dict[tuple[str, int], int | None] = {}
         self._clock = 0.0
 
     def handle(self, frames: Sequence[Frame]) -> None:
@@ -131,13 +132,13 @@ class Pipeline:
         """End all tracks and write the final table of identities."""
         for camid, tracker in self._trackers.items():
             self._end(camid, tracker.finish())
-        self.tracks.write_identities((*key, self._final(global_id)) for key, global_id in sorted(self._decided.items()))
+        self.tracks.write_identities((*key, self._final(global_id)) for key, global_id in sorted(self._logged.items()))
 
     @property
     def identities(self) -> int:
         """Different identities seen so far."""
-        live = (sighting.global_id for sighting in self.book.live.values())
-        return len({self._final(global_id) for global_id in (*self._decided.values(), *live)} - {None})
+        live = {sighting.global_id for sighting in self.book.live.values()}
+        return len(self._known) + len(live - self._known - {None})
 
     def _watch(self, frame: Frame) -> list[_Picture]:
         """Detect and track; returns the pictures of this frame that are to be embedded."""
@@ -197,7 +198,10 @@ class Pipeline:
             sighting = self.book.live[camid, track_id]
             self._report(sighting, self.book.end(sighting, self._clock))
             self.undecided += sighting.global_id is None
-            self._decided[camid, track_id] = sighting.global_id
+            if sighting.global_id is not None:
+                self._known.add(sighting.global_id)
+            if self.tracks.folder is not None:  # only then does memory grow with every track
+                self._logged[camid, track_id] = sighting.global_id
             self.tracks.forget(camid, track_id)
             self._write("sighting.ended", sighting)
 
@@ -207,6 +211,10 @@ class Pipeline:
             if change.kind == "created":
                 self._write("identity.created", sighting, global_id=change.global_id)
             elif change.kind == "merged":
+                assert change.merged_from is not None
+                if change.merged_from in self._known:
+                    self._known.remove(change.merged_from)
+                    self._known.add(change.global_id)
                 self._write(
                     "identity.merged",
                     sighting,

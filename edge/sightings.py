@@ -161,10 +161,12 @@ class SightingBook:
         """Merge an identity with the one most like it, as long as there is one like enough; the older number stays."""
         changes: list[Change] = []
         while True:
-            likeness = self.gallery.linkage(global_id)
-            allowed = {other: value for other, value in likeness.items() if self._compatible(global_id, other)}
+            likeness = self.gallery.linkage(global_id).items()
+            # Few are like enough; only for them is it worth looking through all sightings.
+            near = {other: value for other, value in likeness if value >= self.gallery.config.min_similarity}
+            allowed = {other: value for other, value in near.items() if self._compatible(global_id, other)}
             best = max(allowed, key=lambda other: allowed[other], default=None)
-            if best is None or allowed[best] < self.gallery.config.min_similarity:
+            if best is None:
                 return changes
             kept, absorbed = sorted((global_id, best))
             changes.append(self._merge(kept=kept, absorbed=absorbed, similarity=allowed[best]))
@@ -198,4 +200,8 @@ class SightingBook:
     def _apart(self, a: Sighting, b: Sighting) -> bool:
         """Tell whether two sightings must be different people."""
         together = a.started_at < b.last_seen and b.started_at < a.last_seen
-        return together and (a.camid == b.camid or b.camid not in self._overlapping.get(a.camid, ()))
+        return together and (a.camid == b.camid or not self._may_see_the_same(a.camid, b.camid))
+
+    def _may_see_the_same(self, one: str, other: str) -> bool:
+        """Tell whether two cameras overlap; it suffices that one of them says so."""
+        return other in self._overlapping.get(one, ()) or one in self._overlapping.get(other, ())

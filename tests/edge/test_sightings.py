@@ -155,3 +155,12 @@ def test_pictures_are_wanted_at_the_asked_rate(gallery: Gallery) -> None:
             sighting.last_embedded = frame / 10
             taken += 1
     assert taken == 50
+
+
+def test_it_suffices_that_one_of_two_cameras_says_they_overlap(gallery: Gallery) -> None:
+    scene = Scene(gallery, {"cam2": ["cam1"]})
+    here, there = scene.begin("cam1", 0.0), scene.begin("cam2", 0.0)
+    for now in (0.1, 0.2, 0.3):
+        scene.see(there, 1, now)
+        scene.see(here, 0, now)
+    assert here.global_id == there.global_id == 1
