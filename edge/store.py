@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +16,6 @@ from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -62,8 +63,10 @@ class Store:
         self.path = path
         self.embedding_dim = embedding_dim
         try:
+            if path != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise ReidgeError(
                 f"the gallery {path} cannot be opened: {error}. Check the folder and its permissions."
             ) from error
@@ -99,9 +102,27 @@ class Store:
                 f"{encoder_hash[:12]}...). Run the bundle it was made with, or start a new gallery in storage.gallery."
             )
 
-    def transaction(self) -> _Transaction:
-        """All or nothing: `with store.transaction(): ...`."""
-        return _Transaction(self._db)
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: `with store.transaction(): ...`.
+
+        Raises:
+            ReidgeError: The disk is full, or another process holds the file.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite ends it itself when the disk is full
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise ReidgeError(
+                f"the gallery {self.path} cannot be written: {error}. Check the free space and whether another "
+                "reidge uses it."
+            ) from error
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -148,14 +169,3 @@ class Store:
     def flush_journal(self) -> None:
         """Write the journal back and empty it, so that nothing erased stays in it."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-class _Transaction:
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")

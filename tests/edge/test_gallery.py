@@ -144,9 +144,24 @@ def test_a_file_that_is_no_gallery_is_refused_and_left_alone(tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ReidgeError, match=r"missing/gallery.sqlite cannot be opened"):
-        open_gallery(tmp_path / "missing" / "gallery.sqlite")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ReidgeError, match=r"file/gallery.sqlite cannot be opened"):
+        open_gallery(tmp_path / "file" / "gallery.sqlite")
+
+
+def test_a_gallery_that_another_process_writes_to_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0)
+        gallery._store._db.execute("PRAGMA busy_timeout = 10")  # nobody wants to wait here
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ReidgeError, match=r"gallery.sqlite cannot be written: database is locked"):
+            gallery.enrol(unit(90), captured_at=0.0)
+        other.execute("ROLLBACK")
+        other.close()
+        assert gallery.identities() == [known]
 
 
 def test_unknown_identities_are_refused() -> None:

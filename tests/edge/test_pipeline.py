@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reidge.cli.main import main
+from reidge.edge.backends import open_encoder
+from reidge.edge.bundle import Bundle
+from reidge.edge.detectors import open_detector
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.edge.pipeline import RunSummary, run_site
+from reidge.edge.events import EventWriter
+from reidge.edge.pipeline import Pipeline, RunSummary, open_gallery, run_site
 from reidge.edge.site import load_site
+from reidge.edge.stream import Cameras
+from reidge.edge.tracklog import TrackLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,3 +200,32 @@ def test_an_output_that_cannot_be_written_is_one_line(
 def test_events_and_figures_do_not_share_stdout(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
     path = write_site(tmp_path, tiny_bundle, walks)
     assert main(["run", str(path), "--set", "outputs.events='-'", "--json"]) == 2
+
+
+def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identities(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    site = load_site(write_site(tmp_path, tiny_bundle, walks))
+    bundle = Bundle.load(tiny_bundle)
+    with (
+        open_detector(site.detector) as detector,
+        open_encoder(bundle, "onnxruntime", threads=1) as encoder,
+        open_gallery(site, bundle, encoder) as gallery,
+        EventWriter(None) as events,
+        TrackLog(None, walks) as tracks,
+        Cameras(site.cameras) as cameras,
+    ):
+        pipeline = Pipeline(site, detector=detector, encoder=encoder, gallery=gallery, events=events, tracks=tracks)
+        for frames in cameras.moments(threading.Event()):
+            pipeline.handle(frames)
+        pipeline.finish()
+    assert (pipeline.sightings, pipeline.identities) == (3, 2)
+    assert pipeline._logged == {}
+
+
+def test_folders_of_outputs_are_made(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    new = ("storage.gallery=new/g/gallery.sqlite", "outputs.events=new/e/events.jsonl", "outputs.tracks=new/t")
+    run_site(load_site(path, new), progress=False)
+    assert sorted(found.name for found in (tmp_path / "new").iterdir()) == ["e", "g", "t"]
+    assert (tmp_path / "new" / "g" / "gallery.sqlite").is_file()
