@@ -186,9 +186,10 @@ class LiveStream(Camera):
                     up, pause, index = True, BACKOFF[0], frame.index + 1
                     self._put_newest(frame)
                 reason = "the stream ended"
-            except (av.FFmpegError, OSError, ValueError) as error:
+            except Exception as error:  # of many kinds, and none of them may be the camera's last word
                 # The library's text holds the whole address with the password.
-                reason = redact_text(getattr(error, "strerror", None) or type(error).__name__)
+                known = str(error) if isinstance(error, InputError) else type(error).__name__
+                reason = redact_text(getattr(error, "strerror", None) or known)
             if self._stop_asked.is_set():
                 break
             if up is not False:
@@ -199,6 +200,8 @@ class LiveStream(Camera):
 
     def _connection(self, first_index: int) -> Iterator[Frame]:
         with self._open() as container:
+            if not container.streams.video:
+                raise InputError("it carries no video")
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"  # threads over frames would add a delay of as many frames
             index, next_due = first_index, 0.0

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
+import wave
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,3 +124,45 @@ def test_full_speed_beside_real_time_is_refused(still: Path) -> None:
 def test_a_missing_recording_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
         Cameras([CameraConfig(name="cam1", source=str(tmp_path / "none.mp4"))])
+
+
+@pytest.fixture
+def audio_server() -> Iterator[tuple[int, list[str]]]:
+    """Of a camera that sends sound only, and the paths it was asked for."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(16000))
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(buffer.getvalue())))
+            self.end_headers()
+            self.wfile.write(buffer.getvalue())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+def test_a_stream_without_video_is_told_and_tried_again(audio_server: tuple[int, list[str]]) -> None:
+    port, asked = audio_server
+    config = CameraConfig(name="deaf", source=f"http://u:secret@127.0.0.1:{port}/sound.wav", timeout=2.0)
+    stop, states = threading.Event(), []
+    deadline = time.monotonic() + 10
+    with Cameras([config]) as cameras:
+        for _ in cameras.moments(stop):
+            states += cameras.states()
+            if len(asked) > 1 or time.monotonic() > deadline:
+                stop.set()
+    assert len(asked) > 1
+    assert [state.reason for state in states] == [f"http://127.0.0.1:{port}/sound.wav: it carries no video"]
