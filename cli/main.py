@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol, cast
 
 from reidge.edge.errors import ReidgeError
+from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,14 @@ def build_parser(stage: str | None) -> argparse.ArgumentParser:
 
 
 def explain(error: BaseException) -> str:
-    """Say a failure in one line."""
+    """Say a failure in one line, without the secrets of addresses in it."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space."
-    if isinstance(error, ModuleNotFoundError):
-        return f"the Python package {error.name} is missing. See what to install with: reidge doctor"
-    return " ".join(str(error).split())
+        text = f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space."
+    elif isinstance(error, ModuleNotFoundError):
+        text = f"the Python package {error.name} is missing. See what to install with: reidge doctor"
+    else:
+        text = " ".join(str(error).split())
+    return redact_text(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

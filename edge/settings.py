@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reidge.edge.errors import InputError
+from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
-            raise InputError(f"--set {override} has no value. Write it like this: --set key=value")
+            raise InputError(f"--set {redact_text(override)} has no value. Write it like this: --set key=value")
         *outer, last = path.split(".")
         place: Any = changed
         try:
@@ -52,9 +53,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
             place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
         except (AttributeError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"--set {override}: there is no setting of this name.") from error
+            raise InputError(f"--set {path}: there is no setting of this name.") from error
         except yaml.YAMLError as error:
-            raise InputError(f"--set {override}: the value cannot be read as YAML.") from error
+            raise InputError(f"--set {path}: the value cannot be read as YAML.") from error
     return changed
 
 
@@ -78,8 +79,9 @@ def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> C
             raise InputError(f"{where}: unknown key {key!r}. {hint}") from error
         if problem["type"] == "missing":
             raise InputError(f"{where}: the key {key!r} is missing.") from error
-        got = "" if isinstance(problem["input"], dict | list) else f" (got {problem['input']!r})"
-        raise InputError(f"{where}: {key or 'the whole'}: {problem['msg']}{got}.") from error
+        got = redact_text(problem["input"]) if isinstance(problem["input"], str) else problem["input"]
+        shown = "" if isinstance(got, dict | list) else f" (got {got!r})"
+        raise InputError(f"{where}: {key or 'the whole'}: {problem['msg']}{shown}.") from error
 
 
 def _copied(value: Any) -> Any:

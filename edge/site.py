@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from reidge.edge.detectors import DetectorConfig
 from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
+from reidge.edge.redact import redact_text
 from reidge.edge.settings import apply_overrides, validate
 from reidge.edge.sightings import EvidenceConfig
 from reidge.edge.stream import CameraConfig
@@ -111,7 +112,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {redact_text(' '.join(str(error).split()))}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} has no settings. See examples/ for a site file.")
     values = apply_overrides(values, overrides)

@@ -70,6 +70,11 @@ def test_an_unknown_option_is_wrong_usage(stage: str, capsys: pytest.CaptureFixt
         (InputError("no such crops.\nMake them."), 2, "reidge doctor: no such crops. Make them.\n"),
         (ReidgeError("the camera left."), 1, "reidge doctor: the camera left.\n"),
         (
+            ConnectionRefusedError(111, "Refused", "rtsp://viewer:secret@host/stream"),
+            1,
+            "reidge doctor: rtsp://host/stream: Refused. Check the path, its permissions and the free space.\n",
+        ),
+        (
             PermissionError(13, "Permission denied", "out"),
             1,
             "reidge doctor: out: Permission denied. Check the path, its permissions and the free space.\n",

@@ -116,3 +116,24 @@ def test_the_example_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         monkeypatch.setenv(name, str(tmp_path))
     site = load_site(Path(__file__).parents[2] / "examples" / "rtsp.yaml")
     assert [camera.name for camera in site.cameras] == ["cam1", "cam2"]
+
+
+ADDRESS = "rtsp://viewer:secret@host/stream"
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        (f"bundle: b\ncameras: ['{ADDRESS}']", None),
+        (f"bundle: b\ncameras: [{{name: a, source: '{ADDRESS}' b}}]", None),
+        (MINIMAL, f"cameras.9.source={ADDRESS}"),
+        (MINIMAL, f"cameras.0.source=[{ADDRESS}"),
+        (MINIMAL, ADDRESS),
+        (MINIMAL, f"cameras.0.pace={ADDRESS}"),
+    ],
+)
+def test_no_wrong_setting_shows_a_password(tmp_path: Path, text: str, override: str | None) -> None:
+    with pytest.raises(InputError) as caught:
+        load_site(write(tmp_path, text), [] if override is None else [override])
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
