@@ -9,14 +9,16 @@ The contract between harvest, which writes it, and train, calibration and export
 from __future__ import annotations
 
 import csv
-import shutil
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
 from reidge.edge.errors import InputError
+from reidge.edge.folder import require_free, whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,19 +79,17 @@ class CropWriter:
     Everything goes to a sibling folder first, which takes the final name when the `with` ends well.
 
     Raises:
-        InputError: `root` exists and is not an empty folder.
+        InputError: `root` exists and is not an empty folder, or has no name of its own.
     """
 
     def __init__(self, root: Path) -> None:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise InputError(f"{root} already exists and is not an empty folder. Choose another output or remove it.")
-        self.root = root
+        require_free(root)
         self.records: list[CropRecord] = []
-        self._partial = root.with_name(f".{root.name}.partial")
+        self._root = root
+        self._stack = ExitStack()
 
     def __enter__(self) -> CropWriter:
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        self._partial = self._stack.enter_context(whole_folder(self._root))
         return self
 
     def add(self, image_HW3: NDArray[np.uint8], record: CropRecord) -> None:
@@ -105,15 +105,12 @@ class CropWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._stack.__exit__(kind, error, trace)
             return
-        with (self._partial / INDEX_NAME).open("w", newline="") as file:
+        with self._stack, (self._partial / INDEX_NAME).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(astuple(record) for record in self.records)
-        if self.root.exists():
-            self.root.rmdir()
-        self._partial.rename(self.root)
 
 
 def read_crop_folder(root: Path) -> CropFolder:
@@ -126,16 +123,19 @@ def read_crop_folder(root: Path) -> CropFolder:
     if not index.is_file():
         raise InputError(f"{root} is not a crop folder: {INDEX_NAME} is missing. Make one with: reidge harvest")
     records = []
-    with index.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{index} lacks the columns {', '.join(missing)}. Make it again with: reidge harvest")
-        for row in reader:
-            try:
-                records.append(_parse(row))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{index}, line {reader.line_num}: {error}. Mend or remove the line.") from error
+    try:
+        with index.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{index} lacks the columns {', '.join(missing)}. Make it again with: reidge harvest")
+            for row in reader:
+                try:
+                    records.append(_parse(row))
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{index}, line {reader.line_num}: {error}. Mend or remove the line.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{index} is no CSV file ({error}). Make it again with: reidge harvest") from error
     if not records:
         raise InputError(
             f"{index} lists no crops: nobody was found in the footage. Check the cameras and the detector."
@@ -144,6 +144,9 @@ def read_crop_folder(root: Path) -> CropFolder:
 
 
 def _parse(row: Mapping[str, str]) -> CropRecord:
+    path = PurePosixPath(row["path"])
+    if path.is_absolute() or ".." in path.parts:  # a folder from elsewhere must not make us read, and pass on, others
+        raise ValueError(f"the path {row['path']!r} leads out of the folder")
     return CropRecord(
         path=row["path"],
         camid=row["camid"],

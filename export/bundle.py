@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +22,7 @@ from reidge.edge.bundle import (
     describe_file,
 )
 from reidge.edge.errors import InputError
+from reidge.edge.folder import require_free, whole_folder
 from reidge.edge.progress import Progress
 from reidge.export.parity import INT8_GATE, Gate
 from reidge.export.provenance import describe_origin
@@ -40,7 +39,7 @@ from reidge.export.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from reidge.export.sensitivity import Int8Search
@@ -177,29 +176,13 @@ def check_options(options: ExportOptions, output: Path) -> None:
     Raises:
         InputError: An option is out of range, or `output` is taken.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} already exists and is not an empty folder. Choose another output or remove it.")
+    require_free(output)
     if options.calibration_size < 1:
         raise InputError(f"the calibration size must be at least 1, got {options.calibration_size}.")
     if not 0 < options.false_match_rate < 1:
         raise InputError(f"the false-match rate must be between 0 and 1, got {options.false_match_rate}.")
     if options.method not in ("auto", *METHODS):
         raise InputError(f"the range method {options.method!r} is unknown. Choose auto, {', '.join(METHODS)}.")
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a sibling folder to write to, which takes the name `target` when all went well and vanishes otherwise."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def describe_bundle(
