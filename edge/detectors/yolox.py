@@ -54,7 +54,7 @@ class YoloxDetector:
             raise InputError(f"{config.path} does not exist. Give the path of a YOLOX ONNX file.")
         try:
             self._run, self.size = _open_network(config.path, config.threads)
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, InputError):
             raise
         except Exception as error:  # each runtime has its own many kinds
             raise InputError(
@@ -154,12 +154,12 @@ def _open_openvino(
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    _, _, height, width = compiled.input(0).shape
+    _, _, height, width = (side.get_length() if side.is_static else None for side in compiled.input(0).partial_shape)
 
     def run(picture_13HW: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(compiled(picture_13HW)[0][0])
 
-    return run, (int(height), int(width))
+    return run, _fixed_size(path, height, width)
 
 
 def _open_onnxruntime(
@@ -171,9 +171,16 @@ def _open_onnxruntime(
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    _, _, height, width = session.get_inputs()[0].shape
+    _, _, height, width = (side if isinstance(side, int) else None for side in session.get_inputs()[0].shape)
 
     def run(picture_13HW: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(session.run(None, {name: picture_13HW})[0][0])
 
-    return run, (int(height), int(width))
+    return run, _fixed_size(path, height, width)
+
+
+def _fixed_size(path: Path, height: int | None, width: int | None) -> tuple[int, int]:
+    """Refuse a network whose input may have any size; the number of pictures may vary."""
+    if height is None or width is None:
+        raise InputError(f"{path} takes pictures of any size. Export it with a fixed one, e.g. 416 x 416.")
+    return height, width

@@ -21,7 +21,11 @@ ANCHORS = 8 * 8 + 4 * 4 + 2 * 2
 """Of a 64x64 input at strides 8, 16 and 32."""
 
 
-def write_network(path: Path, rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Path:
+def write_network(
+    path: Path,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    shape: tuple[int | str, ...] = (1, 3, 64, 64),
+) -> Path:
     """A YOLOX of 64x64 that answers the same to every picture."""
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
@@ -32,7 +36,7 @@ def write_network(path: Path, rows: np.ndarray[tuple[int, ...], np.dtype[np.floa
     graph = helper.make_graph(
         nodes,
         "fixed",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, *rows.shape])],
         constants,
     )
@@ -99,6 +103,16 @@ def test_a_truncated_network_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"yolox\.onnx is not a readable ONNX file \(1000 bytes\)") as caught:
         YoloxDetector(YoloxConfig(path=path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_runtime")
+def test_a_network_may_take_any_number_of_pictures_but_of_one_size(tmp_path: Path) -> None:
+    rows = np.zeros((ANCHORS, 6), dtype=np.float32)
+    any_number = write_network(tmp_path / "number.onnx", rows, ("N", 3, 64, 64))
+    assert YoloxDetector(YoloxConfig(path=any_number)).size == (64, 64)
+    any_size = write_network(tmp_path / "size.onnx", rows, (1, 3, "H", "W"))
+    with pytest.raises(InputError, match="takes pictures of any size"):
+        YoloxDetector(YoloxConfig(path=any_size))
 
 
 def test_another_network_is_refused_at_the_start(tmp_path: Path) -> None:
