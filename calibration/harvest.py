@@ -251,11 +251,16 @@ def _frames(camid: str, source: str, start: float, span: Span) -> Iterator[Frame
     assert span.until is not None
     camera = CameraConfig(name=camid, source=source, max_fps=span.max_fps)
     deadline = time.monotonic() + span.until
+    came, reason = False, f"{redact(source)}: no answer"
     with Cameras([camera]) as cameras:
         for moment in cameras.moments(threading.Event()):
             if time.monotonic() >= deadline:
-                return
+                break
+            reason = next((state.reason for state in cameras.states() if not state.up), reason)
+            came = came or bool(moment)
             yield from moment
+    if not came:
+        raise InputError(f"no picture came in {span.until:g} s ({reason}). Check the address and the camera.")
 
 
 class _Reaper:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,3 +175,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     locked.mkdir(mode=0o500)
     assert main(["harvest", "--footage", f"a={walks['cam1']}", "--output", str(locked / "crops")]) == 1
     assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_stream_that_never_answers_is_named_with_the_reason(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # nobody listens on it afterwards
+    with pytest.raises(
+        InputError, match=rf"no picture came in 1 s \(rtsp://127\.0\.0\.1:{port}/a: .*refused"
+    ) as caught:
+        harvest({"cam1": f"rtsp://u:secret@127.0.0.1:{port}/a"}, tmp_path / "crops", HarvestConfig(until=1.0))
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
