@@ -115,13 +115,13 @@ def erase(images_B3HW: Tensor, config: AugmentConfig, rng: np.random.Generator) 
     """
     _, _, height, width = images_B3HW.shape
     fill = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    low, high = math.log(config.erasing_aspect), -math.log(config.erasing_aspect)
     for image_3HW in images_B3HW:
         if rng.random() >= config.erasing_p:
             continue
         for _ in range(100):  # draws that do not fit are drawn again
             area = rng.uniform(*config.erasing_area) * height * width
-            aspect = math.exp(rng.uniform(low, high))
+            # Uniform, as published; torchvision's erasing draws its logarithm.
+            aspect = rng.uniform(config.erasing_aspect, 1 / config.erasing_aspect)
             rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < rows < height and 0 < columns < width:
                 top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)

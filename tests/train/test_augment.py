@@ -66,3 +66,12 @@ def test_jitter_is_a_change_of_camera_not_of_place() -> None:
     assert (views.amax(dim=(1, 2)) - views.amin(dim=(1, 2))).max() < 1e-3  # flat stays flat
     assert views[:, 0, 0].std(dim=0).min() > 5  # each view its own colour
     assert 0 <= views.min() <= views.max() <= 255
+
+
+def test_erased_rectangles_have_the_published_aspects() -> None:
+    config = AugmentConfig(erasing_p=1, erasing_area=(0.02, 0.02), erasing_aspect=0.25)
+    images = erase(torch.full((600, 3, 64, 64), -9.0), config, rng())
+    erased = (images != -9).all(dim=1)
+    rows, columns = erased.any(dim=2).sum(dim=1), erased.any(dim=1).sum(dim=1)
+    # Height over width is uniform in 0.25 to 4: four fifths are upright. With a uniform logarithm half of them were.
+    assert (rows > columns).float().mean() == pytest.approx(0.8, abs=0.06)
