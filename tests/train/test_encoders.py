@@ -11,6 +11,7 @@ from reidge.edge.errors import InputError
 from reidge.train.checkpoint import load_encoder
 from reidge.train.encoders import ARCHITECTURES, build_encoder
 from reidge.train.encoders.layers import StripePool, use_ghost_batch_norm
+from reidge.train.encoders.resnet import imagenet_url
 from reidge.train.extract import embed_crops, normalise
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "weights"
@@ -86,3 +87,7 @@ def test_unknown_names_and_sizes_are_refused_with_what_to_choose() -> None:
         build_encoder("small", pooling="max")
     with pytest.raises(InputError, match="Leave out pooling"):
         build_encoder("osnet_x0_25", pooling="gem")
+
+
+def test_imagenet_weights_are_those_of_the_published_runs() -> None:
+    assert imagenet_url("resnet50").endswith("resnet50-0676ba61.pth")

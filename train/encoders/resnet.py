@@ -38,5 +38,8 @@ class ResNetBody(nn.Module):
 
 
 def imagenet_url(name: str) -> str:
-    """Where torchvision keeps the ImageNet weights of `name`."""
-    return str(torchvision.models.get_model_weights(name).DEFAULT.url)
+    """Where torchvision keeps the ImageNet weights of `name`: the first version, which the published runs began with.
+
+    For ResNet-50 torchvision's own default is a later one, trained another way.
+    """
+    return str(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url)
