@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidge.cli.output import add_json_argument, emit
+from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
@@ -63,11 +64,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_recipe(encoder: Path) -> dict[str, Any] | None:
-    """Recipe of the run folder an encoder comes from; None where there is none."""
+    """Recipe of the run folder an encoder comes from; None where there is none.
+
+    Raises:
+        InputError: The recipe is damaged.
+    """
     import yaml
 
     path = (encoder if encoder.is_dir() else encoder.parent) / RECIPE_NAME
     if not path.is_file():
         return None
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is no YAML: the run folder is damaged. Restore or remove this file.") from error
     return content if isinstance(content, dict) else None

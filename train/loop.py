@@ -136,6 +136,8 @@ def _extract(run: Run, epoch: int) -> Tensor:
             indices_B = np.arange(start, min(start + CROPS_AT_ONCE, len(features_ND)))
             features_ND[indices_B] = run.embed(run.images.take(indices_B))
             progress.advance(len(indices_B))
+    if not np.isfinite(features_ND).all():
+        raise ReidgeError(_diverged(run, epoch - 1, "embeddings are not finite after epoch"))
     return torch.from_numpy(features_ND).to(run.device)
 
 
@@ -172,12 +174,16 @@ def _contrast(
 def _finite(loss: Tensor, run: Run, epoch: int) -> float:
     value = loss.item()
     if not math.isfinite(value):
-        key = "warmup.lr" if epoch < run.recipe.warmup_epochs else "optim.lr"
-        raise ReidgeError(
-            f"the loss became {value} in epoch {epoch + 1}: training diverged. Train again with a lower learning rate "
-            f"(--set {key}=...); {run.run_dir} keeps the last whole epoch."
-        )
+        raise ReidgeError(_diverged(run, epoch, f"the loss became {value} in epoch"))
     return value
+
+
+def _diverged(run: Run, epoch: int, what: str) -> str:
+    key = "warmup.lr" if epoch < run.recipe.warmup_epochs else "optim.lr"
+    return (
+        f"{what} {epoch + 1}: training diverged. Train again with a lower learning rate (--set {key}=...); "
+        f"{run.run_dir} keeps the last whole epoch."
+    )
 
 
 def _cluster_cameras(labels_N: NDArray[np.int64], camids_N: NDArray[np.int64]) -> Tensor:

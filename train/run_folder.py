@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from reidge.edge.errors import InputError
 from reidge.train.checkpoint import (
@@ -19,7 +18,7 @@ from reidge.train.checkpoint import (
     save_state,
     write_atomically,
 )
-from reidge.train.recipe import Recipe, dump_recipe, parse_recipe
+from reidge.train.recipe import Recipe, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,12 +74,12 @@ def read_recipe(run_dir: Path) -> Recipe:
     """Read the recipe of a run.
 
     Raises:
-        InputError: The folder holds no run.
+        InputError: The folder holds no run, or its recipe is damaged.
     """
     path = run_dir / RECIPE_NAME
     if not path.is_file():
         raise InputError(f"{run_dir} holds no run: {RECIPE_NAME} is missing. Leave out --resume to start one.")
-    return parse_recipe(yaml.safe_load(path.read_text()), str(path))
+    return load_recipe(str(path))
 
 
 def prepare(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, Field
 
+from reidge.edge.errors import InputError
 from reidge.train.cluster import OUTLIER
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ def batches(
         camids_N: Camera of each image.
         config: P and K.
         rng: Drawn from in a fixed order.
+
+    Raises:
+        InputError: No cluster holds two images.
     """
     members = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N[labels_N != OUTLIER])]
     members = [cluster for cluster in members if len(cluster) > 1]
     if not members:
-        raise ValueError("no cluster holds two images: there is nothing to contrast.")
+        raise InputError(
+            "no cluster or tracklet holds two crops: there is nothing to contrast. Harvest more crops of each tracklet."
+        )
     size = min(config.clusters, len(members))
     while True:
         order = rng.permutation(len(members))

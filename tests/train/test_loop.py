@@ -161,6 +161,18 @@ def test_a_loss_that_is_no_number_stops_the_run(crops: Path, tmp_path: Path) -> 
         train(tiny("warmup.lr=1e30"), crops, tmp_path / "run")
 
 
+def test_weights_that_the_last_step_of_an_epoch_ruined_stop_the_run(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReidgeError, match=r"embeddings are not finite after epoch 1: .*warmup\.lr"):
+        train(tiny("warmup.iters=1", "warmup.lr=1e30"), crops, tmp_path / "run")
+
+
+def test_a_damaged_recipe_is_named(finished: Path, crops: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / "recipe.yaml").write_text("loop: {epochs")
+    with pytest.raises(InputError, match=r"recipe\.yaml cannot be read"):
+        train(tiny(), crops, run_dir, resume=True)
+
+
 def test_wrong_input_writes_nothing(crops: Path, tmp_path: Path) -> None:
     for recipe, folder, weights in (
         (tiny(), tmp_path / "missing", None),

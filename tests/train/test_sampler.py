@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from reidge.edge.errors import InputError
 from reidge.train.cluster import OUTLIER
 from reidge.train.sampler import SamplerConfig, batches
 
@@ -46,5 +47,5 @@ def test_fewer_clusters_than_wanted_make_a_smaller_batch() -> None:
 def test_a_cluster_of_one_image_is_passed_over() -> None:
     (batch,) = first_batches([0, 1, 1], [0, 0, 0], SamplerConfig(clusters=2, images=2), 1)
     assert sorted(batch) == [1, 2]
-    with pytest.raises(ValueError, match="two images"):
+    with pytest.raises(InputError, match="two crops"):
         first_batches([0, 1], [0, 0], SamplerConfig(), 1)
