@@ -34,6 +34,13 @@ TAIL_SHARE = 0.1
 """Of the pairs, the most similar ones."""
 MIN_TRACKLETS = 10
 """Fewer tracklets say too little about strangers at large."""
+MANY_TRACKLETS = 100
+"""From here on the thousands of pairs of all tracklets say more than the hundreds of known ones."""
+MIXED_TAIL = (0.1, 0.03)
+"""Between the similarities that these shares of different people reach, the decay of the tail of all pairs is read."""
+MIXED_ROUNDS = 30
+MOST_SAME = 0.25
+"""Share of all pairs that may be of one person."""
 MIN_SAME_PAIRS = 3
 MIN_SAME_SHARE = 0.75
 """Of the same-person pairs that an estimated threshold must let pass."""
@@ -80,8 +87,10 @@ def calibrate_threshold(
 def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float) -> ThresholdReport:
     """Choose from similarities that were collected; see `calibrate_threshold`.
 
-    With enough known pairs of different people, exactly the wanted share of them passes. With fewer, the share is
-    read off an exponential tail, which a tracker's occasional mistake hardly moves. With fewer than
+    With enough known pairs of different people, exactly the wanted share of them passes. With fewer, but with
+    `MANY_TRACKLETS`, the share is read off the tail of all pairs, those of one person taken out: two lookalikes who
+    were often in view together decide a few hundred known pairs, not twenty thousand. With fewer tracklets, it is the
+    exponential tail of the known pairs, which a tracker's occasional mistake hardly moves. With fewer than
     `MIN_DIFFERENT_PAIRS`, the tail of all pairs of tracklets stands in, most of which are of different people; the
     rest make it too high, never too low, so it is held at what `MIN_SAME_SHARE` of the same-person pairs reach. With
     too few tracklets, the least similar same-person pair is taken. With none, nothing.
@@ -91,6 +100,9 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float) -> Thr
     if known * false_match_rate >= ENOUGH_FALSE_MATCHES:
         min_similarity = least_above(pairs.different_P, false_match_rate)
         method = f"{known} pairs of tracklets in view at the same time"
+    elif known >= MIN_DIFFERENT_PAIRS and pairs.tracklets >= MANY_TRACKLETS:
+        min_similarity = mixed_tail_quantile(pairs.all_P, false_match_rate)
+        method = f"tail of all {len(pairs.all_P)} pairs of tracklets without those of one person"
     elif known >= MIN_DIFFERENT_PAIRS:
         min_similarity = tail_quantile(pairs.different_P, false_match_rate)
         method = f"tail of {known} pairs of tracklets in view at the same time"
@@ -239,6 +251,21 @@ def tail_quantile(similarities_P: NDArray[np.float64], rate: float) -> float:
     excess_P = similarities_P[similarities_P > start] - start
     decay = float(np.median(excess_P)) / np.log(2) if len(excess_P) else 0.0
     return start + decay * float(np.log(TAIL_SHARE / rate))
+
+
+def mixed_tail_quantile(similarities_P: NDArray[np.float64], rate: float) -> float:
+    """Similarity that `rate` of different people reach, read off pairs of which some are of one person.
+
+    The pairs of one person are taken to be those that reach the answer, so both are found together, in a few rounds.
+    """
+    near, far = MIXED_TAIL
+    same_share, answer = MOST_SAME, 1.0
+    for _ in range(MIXED_ROUNDS):
+        levels = [(1 - share) * (1 - same_share) for share in MIXED_TAIL]
+        start, end = np.quantile(similarities_P, levels)
+        answer = float(end + (end - start) / np.log(near / far) * np.log(far / rate))
+        same_share = float(np.mean(similarities_P >= answer))
+    return answer
 
 
 def quantiles(similarities_P: NDArray[np.float64]) -> dict[str, float]:

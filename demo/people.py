@@ -67,12 +67,12 @@ class Person:
 
 
 def draw_people(count: int, rng: np.random.Generator) -> tuple[Person, ...]:
-    """Draw `count` people, pid 1 upwards; no two agree in all of cut, pattern, colours, hair and bag."""
+    """Draw `count` people, pid 1 upwards; no two agree in both colours and the kind of clothes below the waist."""
     people: list[Person] = []
     looks: set[tuple[object, ...]] = set()
     while len(people) < count:
         person = _draw(len(people) + 1, rng)
-        look = (person.top, person.top_pattern, person.top_colour, person.bottom, person.bottom_colour, person.bag)
+        look = (person.top_colour, person.bottom, person.bottom_colour)
         if look not in looks:
             looks.add(look)
             people.append(person)

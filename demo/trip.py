@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from reidge.train.recipe import Recipe
 
 
-FALSE_MATCH_RATE = 0.002
-"""Of pairs of different people. A sighting is compared with some 50 identities: about one in ten finds a stranger."""
+FALSE_MATCH_RATE = 0.003
+"""Of pairs of different people. A sighting is compared with some 50 identities, so one in seven may find a stranger."""
 
 
 @dataclass(kw_only=True)

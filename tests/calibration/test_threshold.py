@@ -12,6 +12,7 @@ from reidge.calibration.threshold import (
     collect_pairs,
     least_above,
     sample_records,
+    mixed_tail_quantile,
     tail_quantile,
 )
 from reidge.edge.crops import CropRecord
@@ -109,6 +110,14 @@ def exponential(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 def test_an_exponential_tail_is_read_off_exactly() -> None:
     assert tail_quantile(exponential(10_000), 0.01) == pytest.approx(0.1 * np.log(100), rel=0.01)
     assert tail_quantile(exponential(10_000), 0.001) == pytest.approx(0.1 * np.log(1000), rel=0.01)
+
+
+@pytest.mark.parametrize("same_share", [0.0, 0.02, 0.1])
+def test_pairs_of_one_person_are_taken_out_of_the_tail(same_share: float) -> None:
+    different = exponential(20_000)
+    same = np.linspace(0.9, 1.0, int(same_share * len(different)))
+    expected = 0.1 * np.log(500)
+    assert mixed_tail_quantile(np.concatenate([different, same]), 0.002) == pytest.approx(expected, rel=0.05)
 
 
 def test_one_mistaken_pair_among_seventy_hardly_moves_the_threshold() -> None:
