@@ -11,8 +11,8 @@ from reidge.calibration.threshold import (
     choose_threshold,
     collect_pairs,
     least_above,
-    sample_records,
     mixed_tail_quantile,
+    sample_records,
     tail_quantile,
 )
 from reidge.edge.crops import CropRecord
