@@ -21,8 +21,8 @@ ALLOWED = {
     "demo": {"demo", "export", "train", "calibration", "edge", "cli"},
     "cli": {"cli", "demo", "export", "train", "calibration", "edge"},
 }
-# What training and the edge agree on: folders, files and the words for failures; never the edge's machinery.
-CONTRACT = {"reidge.edge.bundle", "reidge.edge.crops", "reidge.edge.errors", "reidge.edge.progress"}
+# What training and the edge agree on: folders, files, settings and the words for failures; never the edge's machinery.
+CONTRACT = {f"reidge.edge.{name}" for name in ("bundle", "crops", "errors", "progress", "settings")}
 AT_THE_FRONT_DOOR = {"reidge.edge.errors", "reidge.edge.progress", "reidge.edge.redact"}
 EXTRAS = {
     "edge": {"edge", "cpu", "cuda"},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from reidge.edge.crops import ResizeMethod
 from reidge.edge.errors import InputError
+from reidge.edge.settings import apply_overrides, validate
 from reidge.train.augment import AugmentConfig
 from reidge.train.cluster import ClusterConfig
 from reidge.train.images import DataConfig
@@ -141,39 +142,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"recipe {path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} is not a mapping of sections. Compare with a shipped one.")
-    for override in overrides:
-        _apply(values, override)
-    return parse_recipe(values, str(path))
-
-
-def parse_recipe(values: dict[str, Any], source: str) -> Recipe:
-    """Check plain values against the schema.
-
-    Raises:
-        InputError: An unknown key or a wrong value, named together with `source`.
-    """
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = "unknown key" if first["type"] == "extra_forbidden" else f"{first['msg']}, got {first['input']!r}"
-        raise InputError(f"recipe {source}, {key}: {what}. Mend it or the --set that changed it.") from error
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    keys, equals, text = override.partition("=")
-    *sections, last = keys.split(".")
-    if not equals or not last:
-        raise InputError(f"--set {override!r} is not KEY=VALUE. Write e.g. --set cluster.eps=0.5.")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise InputError(f"--set {override!r}: {section} is no section. Write e.g. --set cluster.eps=0.5.")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is no YAML.") from error
+    return validate(Recipe, apply_overrides(values, overrides), where=f"recipe {path}")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -52,11 +52,11 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("cluster.epz=0.5", r"cluster\.epz: unknown key"),
-        ("cluster.eps=2", r"cluster\.eps: .* less than 1, got 2"),
-        ("cluster.eps", "not KEY=VALUE"),
-        ("name.eps=1", "name is no section"),
-        ("loop.seed=[", "no YAML"),
+        ("cluster.epz=0.5", r"unknown key 'cluster\.epz'\. Did you mean 'eps'\?"),
+        ("cluster.eps=2", r"cluster\.eps: .* less than 1 \(got 2\)"),
+        ("cluster.eps", "has no value"),
+        ("name.eps=1", "no setting of this name"),
+        ("loop.seed=[", "cannot be read as YAML"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
