@@ -171,7 +171,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error:  # a damaged header may claim more pixels than OpenCV agrees to
+        image = None
     if image is None:
         raise InputError(f"{path} is not a readable image ({len(data)} bytes). Remove it or restore it.")
     return np.asarray(image, dtype=np.uint8)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -69,3 +71,15 @@ def test_a_row_that_is_cut_off_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "crops.csv").write_text(",".join(COLUMNS) + "\na/0.jpg,a,t,1.0\n")
     with pytest.raises(InputError, match=r"crops\.csv, line 2"):
         read_crop_folder(tmp_path)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_an_image_that_claims_to_be_enormous_is_named(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    with pytest.raises(InputError, match=r"bomb\.png is not a readable image"):
+        read_image(tmp_path / "bomb.png")
