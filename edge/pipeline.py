@@ -266,7 +266,7 @@ def run_site(
 
     Raises:
         InputError: Bundle, footage, detector or gallery are missing, damaged or do not fit each other.
-        ReidgeError: No camera gave a single frame.
+        ReidgeError: No camera gave a single frame, and nobody asked to stop.
     """
     stop = stop or threading.Event()
     bundle = Bundle.load(site.bundle)
@@ -294,7 +294,7 @@ def run_site(
         pipeline.finish()
         for state in cameras.states():
             pipeline.camera_changed(state)
-        if not pipeline.frames:
+        if not pipeline.frames and not stop.is_set():
             raise ReidgeError("no camera gave a single frame. See the camera.down events for the reasons.")
         return _summary(pipeline, cameras, time.monotonic() - began)
 

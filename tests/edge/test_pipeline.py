@@ -114,12 +114,21 @@ def test_the_bundle_s_threshold_is_taken_where_the_site_gives_none(
     assert summary.identities >= 2
 
 
-def test_a_stop_ends_all_tracks(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
+def test_a_stop_before_the_first_frame_is_no_failure(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
     site = load_site(write_site(tmp_path, tiny_bundle, walks))
     stop = threading.Event()
     stop.set()
-    with pytest.raises(ReidgeError, match="no camera gave a single frame"):
-        run_site(site, stop=stop, progress=False)
+    assert run_site(site, stop=stop, progress=False).frames == 0
+
+
+def test_a_site_whose_cameras_give_nothing_fails_and_says_where_the_reasons_are(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    overrides = [f"cameras.{camera}.since=60" for camera in (0, 1)]  # longer than the recordings
+    with pytest.raises(ReidgeError, match=r"no camera gave a single frame.*camera\.down"):
+        run(path, *overrides)
+    assert [event["event"] for event in read_events(tmp_path)] == ["camera.down"] * 2
 
 
 def test_sigterm_ends_tracks_flushes_and_exits_with_status_0(
