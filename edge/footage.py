@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 
 from reidge.edge.errors import InputError
 from reidge.edge.frame import Frame
+from reidge.edge.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,7 +113,7 @@ def read_footage(source: str, *, camid: str, start: float = 0.0, span: Span | No
                 image=to_image(picture),
             )
         if not decoded:
-            raise InputError(f"{source}: none of its frames can be decoded. Record or copy it again.")
+            raise InputError(f"{redact(source)}: none of its frames can be decoded. Record or copy it again.")
 
 
 def to_image(picture: VideoFrame) -> NDArray[np.uint8]:
@@ -123,22 +124,23 @@ def to_image(picture: VideoFrame) -> NDArray[np.uint8]:
 
 
 def _open(path: Path) -> InputContainer:
+    name = redact(str(path))  # an address without its rtsp:// is taken for a file, password and all
     if not path.exists():
-        raise InputError(f"{path} does not exist. Give a video file or an rtsp:// address.")
+        raise InputError(f"{name} does not exist. Give a video file or an rtsp:// address.")
     if not path.is_file():
-        raise InputError(f"{path} is not a file. Give a video file or an rtsp:// address.")
+        raise InputError(f"{name} is not a file. Give a video file or an rtsp:// address.")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes). Record or copy it again.")
+        raise InputError(f"{name} is empty (0 bytes). Record or copy it again.")
     try:
         container = av.open(str(path))
     except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied.") from error
+        raise InputError(f"{name} cannot be read: permission denied.") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{path} cannot be read as video ({reason}). Record or copy it again.") from error
+        raise InputError(f"{name} cannot be read as video ({reason}). Record or copy it again.") from error
     if not container.streams.video:
         container.close()
-        raise InputError(f"{path} has no video in it. Give a video file or an rtsp:// address.")
+        raise InputError(f"{name} has no video in it. Give a video file or an rtsp:// address.")
     return container
 
 

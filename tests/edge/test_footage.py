@@ -81,3 +81,8 @@ def test_recordings_without_a_clock_share_one(still: Path, walks: dict[str, Path
     sources = [str(still), str(walks["cam1"]), "rtsp://host/stream"]
     oldest = min(still.stat().st_mtime, walks["cam1"].stat().st_mtime)
     assert shared_start(sources) == int(oldest)
+
+
+def test_an_address_without_its_scheme_does_not_show_its_password() -> None:
+    with pytest.raises(InputError, match=r"<unparseable source> does not exist\. Give a video file or an rtsp://"):
+        check_footage("viewer:secret@host/stream")
