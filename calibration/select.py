@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeVar
 
-from reidge.edge.crops import CropFolder, read_crop_folder, read_image, resize_crops
+from reidge.edge.crops import CropFolder, read_crop_folder, read_image, report_unreadable, resize_crops
+from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MIN_TRACKLETS_TO_SPLIT = 4
+MAX_UNREADABLE = 0.05
+"""Share of crops that may be unreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,33 @@ def interleave(rows: Sequence[Sequence[T]]) -> list[T]:
     return [value for column in zip_longest(*rows, fillvalue=None) for value in column if value is not None]
 
 
+def leave_out_unreadable(folder: CropFolder) -> CropFolder:
+    """Drop crops that cannot be decoded, with one line that names them.
+
+    Raises:
+        InputError: They are more than `MAX_UNREADABLE` of all.
+    """
+    with ThreadPoolExecutor() as threads:
+        readable = list(threads.map(is_readable, (folder.root / record.path for record in folder.records)))
+    report_unreadable(
+        folder.root,
+        [folder.root / record.path for record, ok in zip(folder.records, readable, strict=True) if not ok],
+        total=len(folder),
+        max_share=MAX_UNREADABLE,
+        otherwise="harvest it again",
+    )
+    return replace(folder, records=tuple(r for r, ok in zip(folder.records, readable, strict=True) if ok))
+
+
+def is_readable(path: Path) -> bool:
+    """Tell whether an image file decodes."""
+    try:
+        read_image(path)
+    except InputError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropSets:
     """Calibration and held-out crops at the encoder's input size."""
@@ -93,9 +124,9 @@ def read_crop_sets(
     """Read a crop folder and draw from it; see `select_crops`.
 
     Raises:
-        InputError: The folder or a crop drawn from it is unusable.
+        InputError: The folder is unusable, or too many of its crops are unreadable.
     """
-    folder = read_crop_folder(root)
+    folder = leave_out_unreadable(read_crop_folder(root))
     selection = select_crops(folder.records, calibration_size=calibration_size, held_out_size=held_out_size, seed=seed)
     calibration_NHW3, held_out_NHW3 = (
         resize_crops((read_image(root / folder.records[index].path) for index in chosen), size=size, method=resize)

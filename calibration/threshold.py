@@ -40,7 +40,7 @@ MIXED_TAIL = (0.1, 0.03)
 """Between the similarities that these shares of different people reach, the decay of the tail of all pairs is read."""
 MIXED_ROUNDS = 30
 MOST_SAME = 0.25
-"""Share of all pairs that may be of one person."""
+"""Share of all pairs that is taken to be of one person before the first round; later rounds know better."""
 MIN_SAME_PAIRS = 3
 MIN_SAME_SHARE = 0.75
 """Of the same-person pairs that an estimated threshold must let pass."""

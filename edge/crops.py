@@ -9,6 +9,7 @@ The contract between harvest, which writes it, and train, calibration and export
 from __future__ import annotations
 
 import csv
+import sys
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
 from pathlib import PurePosixPath
@@ -21,7 +22,7 @@ from reidge.edge.errors import InputError
 from reidge.edge.folder import require_free, whole_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "crops.csv"
 JPEG_QUALITY = 95
+NAMES_SHOWN = 3
+"""Unreadable crops that are named; the others are counted."""
 ResizeMethod = Literal["linear", "cubic", "area"]
 INTERPOLATIONS: dict[ResizeMethod, int] = {
     "linear": cv2.INTER_LINEAR,
@@ -178,6 +181,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise InputError(f"{path} is not a readable image ({len(data)} bytes). Remove it or restore it.")
     return np.asarray(image, dtype=np.uint8)
+
+
+def report_unreadable(root: Path, unreadable: Sequence[Path], *, total: int, max_share: float, otherwise: str) -> None:
+    """Say in one line on stderr which of `total` crops are left out because they cannot be read; nothing for none.
+
+    Raises:
+        InputError: They are more than `max_share` of all; `otherwise` is what to do but restoring the folder.
+    """
+    if not unreadable:
+        return
+    names = ", ".join(path.name for path in unreadable[:NAMES_SHOWN]) + (", ..." if unreadable[NAMES_SHOWN:] else "")
+    what = f"{len(unreadable)} of {total} crops in {root} cannot be read ({names})"
+    if len(unreadable) > max_share * total:
+        raise InputError(f"{what}, more than {max_share:.0%}. Restore the folder, or {otherwise}.")
+    print(f"warning: {what} and are left out.", file=sys.stderr, flush=True)
 
 
 def resize_crops(

@@ -107,8 +107,8 @@ class Pipeline:
         embeddings_ND = self._embed(pictures)
         for picture, embedding_D in zip(pictures, embeddings_ND, strict=True):
             picture.sighting.add_evidence(embedding_D, picture.weight)
-        for sighting in list(self.book.live.values()):
-            self._report(sighting, self.book.decide(sighting, self._clock))
+            self._report(picture.sighting, self.book.decide(picture.sighting, self._clock))
+        for sighting in self.book.live.values():
             self._tell(sighting)
         if frames and self.events.written > events_before:
             now = time.monotonic()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.crops import ResizeMethod, read_crop_folder, read_image, resize_crops
+from reidge.edge.crops import ResizeMethod, read_crop_folder, read_image, report_unreadable, resize_crops
 from reidge.edge.errors import InputError
 from reidge.edge.progress import Progress
 from reidge.train.datasets.market1501 import TRAIN, read_images
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-NAMES_SHOWN = 3
-"""Unreadable files named in the line that counts them."""
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid"):
@@ -100,7 +96,13 @@ def read_training_images(
     with Progress("read crops", total=len(paths), unit="crops") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(load, range(len(paths))):
             progress.advance()
-    _report_unreadable(root, [path for path, ok in zip(paths, readable, strict=True) if not ok], len(paths), config)
+    report_unreadable(
+        root,
+        [path for path, ok in zip(paths, readable, strict=True) if not ok],
+        total=len(paths),
+        max_share=config.max_unreadable,
+        otherwise="allow more with --set data.max_unreadable=SHARE",
+    )
     keep = np.flatnonzero(readable)
     return TrainingImages(
         paths=tuple(path for path, ok in zip(paths, readable, strict=True) if ok),
@@ -122,16 +124,3 @@ def _read_index(root: Path) -> tuple[Sequence[Path], Sequence[str], Sequence[str
 
 def _numbered(names: Iterable[str]) -> NDArray[np.int64]:
     return np.unique(np.asarray(list(names)), return_inverse=True)[1].reshape(-1).astype(np.int64)
-
-
-def _report_unreadable(root: Path, unreadable: list[Path], total: int, config: DataConfig) -> None:
-    if not unreadable:
-        return
-    names = ", ".join(path.name for path in unreadable[:NAMES_SHOWN]) + (", ..." if unreadable[NAMES_SHOWN:] else "")
-    what = f"{len(unreadable)} of {total} crops in {root} cannot be read ({names})"
-    if len(unreadable) > config.max_unreadable * total:
-        raise InputError(
-            f"{what}, more than {config.max_unreadable:.0%}. Restore the folder, or allow more with "
-            "--set data.max_unreadable=SHARE."
-        )
-    print(f"warning: {what} and are left out.", file=sys.stderr, flush=True)

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from reidge.calibration.select import select_crops
-from reidge.edge.crops import CropRecord
+import numpy as np
+import pytest
+
+from reidge.calibration.select import leave_out_unreadable, select_crops
+from reidge.edge.crops import CropRecord, CropWriter, read_crop_folder
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def crop(camid: str, tracklet: str, shot: int) -> CropRecord:
@@ -61,3 +69,24 @@ def test_a_single_tracklet_is_split_by_crop() -> None:
 def test_a_single_crop_serves_both() -> None:
     selection = select_crops(RECORDS[:1], calibration_size=100, held_out_size=100, seed=0)
     assert selection.calibration == selection.held_out == (0,)
+
+
+def write_crops(root: Path, count: int) -> None:
+    with CropWriter(root) as writer:
+        for shot in range(count):
+            writer.add(np.full((40, 20, 3), shot, np.uint8), crop("cam1", f"t{shot // 4}", shot))
+
+
+def test_a_corrupt_crop_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_crops(tmp_path / "crops", 40)
+    (tmp_path / "crops" / "cam1" / "t1" / "5.jpg").write_bytes(b"no picture")
+    folder = leave_out_unreadable(read_crop_folder(tmp_path / "crops"))
+    assert len(folder) == 39
+    assert "1 of 40 crops" in capsys.readouterr().err
+
+
+def test_too_many_corrupt_crops_are_refused(tmp_path: Path) -> None:
+    write_crops(tmp_path / "crops", 8)
+    (tmp_path / "crops" / "cam1" / "t1" / "5.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 of 8 crops .* more than 5%"):
+        leave_out_unreadable(read_crop_folder(tmp_path / "crops"))
