@@ -143,7 +143,7 @@ def test_many_corrupt_crops_are_named_and_nothing_stays(
     folder = write_crops(tmp_path / "crops")
     for path in folder.glob("03/*.jpg"):
         path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(InputError, match="8 of 32 crops .* cannot be read"):
+    with pytest.raises(InputError, match=r"8 of 32 crops .* cannot be read"):
         export_bundle(small_encoder, folder, tmp_path / "bundle")
     assert left_behind(tmp_path) == []
 
