@@ -19,6 +19,9 @@ UV := .uv/bin/uv
 FETCHED_UV := $(UV)
 endif
 export UV_PYTHON_DOWNLOADS := never
+# A company's own certificates count too; the two names are of newer and older uv.
+export UV_SYSTEM_CERTS ?= 1
+export UV_NATIVE_TLS ?= 1
 export UV_HTTP_TIMEOUT ?= 300
 
 .PHONY: help demo test check setup constraints clean python headless
