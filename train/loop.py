@@ -70,7 +70,8 @@ def train(
 ) -> TrainSummary:
     """Train an encoder on unlabeled crops and leave a run folder behind.
 
-    On a CPU, a run that is interrupted and resumed ends with the same weights, bit for bit, as one that is not.
+    On a CPU with the same number of threads, a run that is interrupted and resumed ends with the same weights, bit for
+    bit, as one that is not.
 
     Args:
         recipe: What to do.

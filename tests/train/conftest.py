@@ -21,7 +21,7 @@ SIZE = (64, 32)
 CAMERAS = 2
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # before the fixtures of a module: sums differ with the threads
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
