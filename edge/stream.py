@@ -11,6 +11,7 @@ import queue
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -92,7 +93,7 @@ class CameraState:
     """Why it went down; redacted."""
 
 
-class Camera(threading.Thread):
+class Camera(threading.Thread, ABC):
     """Decodes one source; what it finds is read by the loop through `frames` (a bounded queue)."""
 
     def __init__(self, config: CameraConfig, *, start_at: float, wake: threading.Event, size: int) -> None:
@@ -120,8 +121,9 @@ class Camera(threading.Thread):
             self.ended.set()
             self._wake.set()
 
+    @abstractmethod
     def _decode(self) -> None:
-        raise NotImplementedError
+        """Read the source until it ends."""
 
     def _say(self, *, up: bool, reason: str = "", at: float | None = None) -> None:
         self.states.put(CameraState(camid=self.config.name, up=up, at=time.time() if at is None else at, reason=reason))
