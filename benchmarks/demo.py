@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/demo.py --seeds 0 2 3
 
-writes benchmarks/results/demo-seed<N>.json after each seed. Seeds 0 and 1 were looked at while the demo was built, others not.
+writes benchmarks/results/demo-seed<N>.json after each seed. Seeds 0 and 1 were looked at while the demo was built,
+others not.
 """
 
 from __future__ import annotations
