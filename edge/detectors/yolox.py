@@ -50,6 +50,8 @@ class YoloxDetector:
 
     def __init__(self, config: YoloxConfig) -> None:
         self.config = config
+        if config.path.exists() and not config.path.is_file():
+            raise InputError(f"{config.path} is not a file. Give the path of a YOLOX ONNX file.")
         if not config.path.is_file():
             raise InputError(f"{config.path} does not exist. Give the path of a YOLOX ONNX file.")
         try:
@@ -92,7 +94,13 @@ class YoloxDetector:
     def _check(self) -> None:
         """Run once on grey, so that a wrong network is refused at the start and not at the first frame."""
         height, width = self.size
-        raw_AC = self._run(np.full((1, 3, height, width), LETTERBOX_GREY, dtype=np.float32))
+        try:
+            raw_AC = self._run(np.full((1, 3, height, width), LETTERBOX_GREY, dtype=np.float32))
+        except Exception as error:  # each runtime has its own many kinds
+            raise InputError(
+                f"{self.config.path} is not a YOLOX: it does not take a float picture (1, 3, {height}, {width}). "
+                "Give the path of a YOLOX ONNX file."
+            ) from error
         expected = (len(self._grid_A2), 6 + self.config.person_class)
         if raw_AC.ndim != 2 or raw_AC.shape[0] != expected[0] or raw_AC.shape[1] < expected[1]:
             raise InputError(

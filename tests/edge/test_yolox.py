@@ -121,6 +121,20 @@ def test_another_network_is_refused_at_the_start(tmp_path: Path) -> None:
         YoloxDetector(YoloxConfig(path=path))
 
 
+@pytest.mark.usefixtures("_runtime")
+def test_a_network_of_another_input_is_refused_at_the_start(tmp_path: Path) -> None:
+    rows = np.zeros((ANCHORS, 6), dtype=np.float32)
+    path = write_network(tmp_path / "encoder.onnx", rows, ("N", 256, 128, 3))  # an encoder's layout
+    with pytest.raises(InputError, match=r"encoder\.onnx is not a YOLOX") as caught:
+        YoloxDetector(YoloxConfig(path=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_place_of_a_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a file"):
+        YoloxDetector(YoloxConfig(path=tmp_path))
+
+
 def test_a_missing_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"yolox\.onnx does not exist"):
         YoloxDetector(YoloxConfig(path=tmp_path / "yolox.onnx"))
