@@ -51,12 +51,19 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         try:
             for key in outer:
                 place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
-            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(text)
+            place[int(last) if isinstance(place, list) else last] = _read_value(text)
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"--set {path}: there is no setting of this name.") from error
         except yaml.YAMLError as error:
             raise InputError(f"--set {path}: the value cannot be read as YAML.") from error
     return changed
+
+
+def _read_value(text: str) -> Any:
+    """Read a value as YAML; `-` and `:memory:`, which YAML takes for an empty list and an empty mapping, stay text."""
+    value = yaml.safe_load(text)
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return text if inner == [None] and not text.lstrip().startswith(("[", "{")) else value
 
 
 def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> Config:

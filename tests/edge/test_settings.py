@@ -40,3 +40,8 @@ def test_overrides_reach_into_dicts_and_lists_and_leave_the_original() -> None:
 def test_an_override_that_leads_nowhere_is_named(override: str) -> None:
     with pytest.raises(InputError, match="--set"):
         apply_overrides({"cameras": [{"name": "a"}], "bundle": "b"}, [override])
+
+
+def test_words_of_ours_that_yaml_takes_for_empty_collections_stay_words() -> None:
+    changed = apply_overrides({}, ["gallery=:memory:", "events=-", "none=null", "list=[null]", "mapping={a: null}"])
+    assert changed == {"gallery": ":memory:", "events": "-", "none": None, "list": [None], "mapping": {"a": None}}
