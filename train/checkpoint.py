@@ -141,8 +141,13 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist. Give the file of the weights.") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}. Give the file of the weights.") from error
     except Exception as error:  # torch.load lets out whatever zip, pickle and tensor code raise
-        raise InputError(f"{file} is not a readable file of weights: {_first_line(error)}.") from error
+        raise InputError(
+            f"{file} is not a readable file of weights ({file.stat().st_size} bytes): it is damaged or holds more than "
+            "tensors. Copy it again, or save the state_dict alone."
+        ) from error
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):

@@ -68,6 +68,16 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path: Path) -> N
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"hello, no weights", bytes(range(256)) * 16])
+def test_a_file_of_anything_else_is_refused_in_our_own_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "some.pth").write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"some\.pth is not a readable file of weights \({len(content)} bytes\)"
+    ) as caught:
+        load_encoder(tmp_path / "some.pth", "small")
+    assert "torch.load" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 1000])
 def test_a_truncated_encoder_is_named(kept: int, tmp_path: Path) -> None:
     save_encoder(build_encoder("small"), tmp_path / "encoder.safetensors")
