@@ -220,8 +220,7 @@ def harvest(
         if not writer.records:
             raise InputError(
                 f"nobody was found in {', '.join(redact(source) for source in footage.values())} "
-                f"({sum(r.frames for r in reapers)} frames). "
-                "Motion detection needs a camera that does not move; otherwise give --detector a YOLOX ONNX file."
+                f"({sum(r.frames for r in reapers)} frames). {_advice(reapers, config)}"
             )
     return HarvestSummary(
         cameras=len(footage),
@@ -231,6 +230,19 @@ def harvest(
         crops=len(writer.records),
         tracklets_dropped=sum(r.dropped for r in reapers),
     )
+
+
+def _advice(reapers: Sequence[_Reaper], config: HarvestConfig) -> str:
+    """Say what to do where no crop was kept."""
+    if not any(reaper.frames for reaper in reapers):
+        return "The recordings end before that: give a smaller --since."
+    if dropped := sum(reaper.dropped for reaper in reapers):
+        return (
+            f"{dropped} tracklets were too short or had too few good pictures: try another --detector or --min-height."
+        )
+    if config.detector.kind == "motion":
+        return "Motion detection needs a camera that does not move; otherwise give --detector a YOLOX ONNX file."
+    return "Check that people at least --min-height pixels tall are in view."
 
 
 def _check(footage: Mapping[str, str], config: HarvestConfig) -> None:

@@ -116,6 +116,16 @@ def test_footage_without_people_is_refused_and_leaves_no_folder(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recording_that_ends_before_since_is_said_to(tmp_path: Path, still: Path) -> None:
+    with pytest.raises(InputError, match=r"\(0 frames\)\. The recordings end before that: give a smaller --since"):
+        harvest({"cam1": str(still)}, tmp_path / "crops", HarvestConfig(since=100.0), progress=False)
+
+
+def test_people_who_gave_too_few_pictures_are_not_called_missing_motion(tmp_path: Path, walks: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"tracklets were too short or had too few good pictures"):
+        harvest({"cam1": str(walks["cam1"])}, tmp_path / "crops", HarvestConfig(min_height=1000), progress=False)
+
+
 def test_bad_footage_is_refused_before_the_good_is_read(tmp_path: Path, walks: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
         harvest({"cam1": str(walks["cam1"]), "cam2": str(tmp_path / "none.mp4")}, tmp_path / "crops", progress=False)
