@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("site", type=Path, metavar="SITE.yaml", help="the site file")
     parser.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds of wall time")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting, e.g. detector.kind=motion"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting, e.g. cameras.0.max_fps=5"
     )
     add_json_argument(parser)
 
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from reidge.edge.pipeline import run_site
     from reidge.edge.site import load_site
 
+    if args.seconds is not None and not args.seconds > 0:
+        raise InputError(f"--seconds is {args.seconds:g}. Give more than 0.")
     site = load_site(args.site, args.set)
     if args.json and site.outputs.events == "-":
         raise InputError("events and --json would both go to stdout. Set outputs.events to a file.")

@@ -109,3 +109,9 @@ def test_a_missing_input_is_one_line_with_its_path_and_exit_status_2() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "nowhere/site.yaml" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_run_of_no_time_is_wrong_usage(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "site.yaml", "--seconds", seconds]) == 2
+    assert capsys.readouterr().err == f"reidge run: --seconds is {seconds}. Give more than 0.\n"
