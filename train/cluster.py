@@ -1,35 +1,87 @@
-"""Pseudo labels: DBSCAN on the sparse graph of Jaccard distances."""
+"""Pseudo labels: images whose embeddings lie together."""
 
-# N = images
+# N = images, D = embedding
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, Field
 from sklearn.cluster import DBSCAN
 from sklearn.neighbors import sort_graph_by_row_values
 
+from reidge.edge.errors import InputError
+from reidge.train.jaccard import jaccard_distances
+from reidge.train.labels import OUTLIER as OUTLIER
+from reidge.train.labels import num_clusters as num_clusters
+from reidge.train.schedule import ScheduleConfig
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-
-OUTLIER = -1
-"""Pseudo label of an image that belongs to no cluster."""
+    from torch import Tensor
 
 
 class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
     """How embeddings become pseudo labels at the start of each epoch."""
 
+    method: Literal["dbscan", "hdbscan", "agglomerative", "kmeans", "infomap", "labels"] = "dbscan"
+    """`dbscan`, `hdbscan` and `agglomerative` (average linkage) cluster the k-reciprocal Jaccard distances,
+    `infomap` the graph of nearest neighbours, `kmeans` the embeddings. `labels` takes the identities that the data
+    is labelled with."""
     k1: int = Field(30, ge=2)
-    """Neighbours that count as a neighbourhood, the image itself included."""
+    """Jaccard: neighbours that count as a neighbourhood, the image itself included."""
     k2: int = Field(6, ge=1)
-    """Rows averaged in query expansion, the image itself included."""
+    """Jaccard: rows averaged in query expansion, the image itself included."""
     eps: float = Field(0.6, gt=0, lt=1)
-    """Largest Jaccard distance between neighbours, 0 to 1."""
+    """Largest Jaccard distance between neighbours (`dbscan`), on average between the members of two clusters that
+    are joined (`agglomerative`); 0 to 1."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How eps changes from epoch to epoch."""
     min_samples: int = Field(4, ge=1)
-    """Neighbours that make a core of a cluster, the image itself included."""
+    """`dbscan`, `hdbscan`: neighbours that make a core of a cluster, the image itself included."""
+    min_cluster_size: int = Field(5, ge=2)
+    """All but `dbscan`: the members of smaller clusters are outliers."""
+    clusters: int | None = Field(None, ge=2)
+    """`kmeans`: how many; None takes one for every 16 images."""
+    neighbours: int = Field(15, ge=2)
+    """`infomap`: neighbours an image is linked to, the image itself counted."""
+    min_similarity: float = Field(0.5, ge=0, lt=1)
+    """`infomap`: cosine similarity that a link takes at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clustering:
+    """What an epoch's clustering found."""
+
+    labels_N: NDArray[np.int64]
+    """Clusters 0, 1, ... in the order of their first core (`dbscan`) or image; `OUTLIER` is outside all."""
+    distances: csr_matrix | None
+    """Sparse Jaccard distances `(N, N)`; None where the method has no use for them."""
+
+
+def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int) -> Clustering:
+    """Cluster unit-length embeddings; the same seed gives the same labels.
+
+    Args:
+        features_ND: On any device; neighbours are searched there.
+        config: Method and its settings.
+        eps: Of this epoch, in place of the one in `config`.
+        seed: For the methods that draw: `kmeans` and `infomap`.
+
+    Raises:
+        InputError: The features are no matrix or not finite, or the method is `labels`, which are not found here.
+    """
+    if features_ND.ndim != 2 or not torch.isfinite(features_ND).all():
+        shape = tuple(features_ND.shape)
+        raise InputError(f"got features of shape {shape} to cluster: wants a matrix (N, D) of finite numbers.")
+    if config.method == "dbscan":
+        distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=eps)
+        return Clustering(labels_N=dbscan(distances, eps=eps, min_samples=config.min_samples), distances=distances)
+    raise InputError(f"cluster.method {config.method} is not known here. Set it to dbscan.")
 
 
 def dbscan(distances: csr_matrix, *, eps: float = 0.6, min_samples: int = 4) -> NDArray[np.int64]:
@@ -48,8 +100,3 @@ def dbscan(distances: csr_matrix, *, eps: float = 0.6, min_samples: int = 4) -> 
     graph = sort_graph_by_row_values(distances, copy=True, warn_when_not_sorted=False)
     labels_N = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit(graph).labels_
     return np.asarray(labels_N, dtype=np.int64)
-
-
-def num_clusters(labels_N: NDArray[np.int64]) -> int:
-    """How many clusters the labels name; outliers are none."""
-    return len(np.unique(labels_N[labels_N != OUTLIER]))
