@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
 
 from reidge.cli.output import add_json_argument, emit
 from reidge.edge.errors import InputError
 
 DEFAULT_RECIPE = "quick"
+STUDENT_RECIPE = "student"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         default=argparse.SUPPRESS,  # whether it was given matters on resuming
-        help=f"name of a shipped recipe or a YAML file (default: {DEFAULT_RECIPE}, or the run's own on resuming)",
+        help=f"name of a shipped recipe or a YAML file (default: {DEFAULT_RECIPE}; with --teacher {STUDENT_RECIPE}; "
+        "on resuming the run's own)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe, e.g. cluster.eps=0.5"
     )
-    parser.add_argument("--weights", default=None, help="start from `imagenet` or a file, in place of the recipe's")
+    parser.add_argument(
+        "--weights", default=None, help="start from `imagenet`, a file or another run, in place of the recipe's"
+    )
+    parser.add_argument(
+        "--teacher", default=None, metavar="RUN", help="distil this trained encoder into the recipe's, without labels"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN after its last whole epoch")
     parser.add_argument(
         "--split", type=Path, default=None, metavar="DIR", help="labelled query/gallery folder, for reported figures"
@@ -39,14 +48,21 @@ def run(args: argparse.Namespace) -> int:
 
     recipe_name = getattr(args, "recipe", None)
     if args.resume:
-        if recipe_name is not None or args.set or args.weights is not None:
-            raise InputError("--resume keeps the recipe of the run. Leave out --recipe, --set and --weights.")
+        if recipe_name is not None or args.set or args.weights is not None or args.teacher is not None:
+            raise InputError(
+                "--resume keeps the recipe of the run. Leave out --recipe, --set, --weights and --teacher."
+            )
         recipe = read_recipe(args.output)
     else:
-        recipe = load_recipe(recipe_name or DEFAULT_RECIPE, args.set)
+        taught = [] if args.teacher is None else [f"distil.encoder={json.dumps(args.teacher)}"]
+        default = DEFAULT_RECIPE if args.teacher is None else STUDENT_RECIPE
+        recipe = load_recipe(recipe_name or default, [*taught, *args.set])
     summary = train(recipe, args.crops, args.output, weights=args.weights, resume=args.resume, split=args.split)
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun one speaks
+        return 0
     figures = {
         "epochs": summary.epochs,
+        "chosen_epoch": summary.chosen_epoch,
         "images": summary.images,
         "clusters": summary.clusters,
         "outliers": summary.outliers,

@@ -21,12 +21,14 @@ class Progress:
         label: What is going on, e.g. `"harvest"`.
         total: Units of work in all, or None where it is not known.
         unit: Plural name of what is counted, e.g. `"frames"`.
+        quiet: Whether to count without a word, as all but one of several processes do.
     """
 
-    def __init__(self, label: str, *, total: int | None = None, unit: str = "steps") -> None:
+    def __init__(self, label: str, *, total: int | None = None, unit: str = "steps", quiet: bool = False) -> None:
         self.label = label
         self.total = total
         self.unit = unit
+        self.quiet = quiet
         self.done = 0
         self._note = ""
         self._started = self._said = time.monotonic()
@@ -34,7 +36,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._started = self._said = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=True, file=sys.stderr)
         return self
 
@@ -57,6 +59,8 @@ class Progress:
             self._line("")
 
     def _line(self, state: str) -> None:
+        if self.quiet:
+            return
         self._said = time.monotonic()
         of = "" if self.total is None else f"/{self.total}"
         tail = "".join(f", {part}" for part in (self._note, state) if part)

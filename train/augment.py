@@ -1,6 +1,8 @@
 """Random views of crops, a batch at a time: flip, pad and crop, colour jitter, normalise, erase.
 
-Crops come resized, which is the published order's first step and needs doing only once.
+Crops come resized, which is the published order's first step and needs doing only once. Every view is drawn first and
+painted after, on whichever device the crops are, so each process of a distributed run draws the whole batch and paints
+its own part of it.
 """
 
 # B = batch, H, W = input height and width
@@ -8,11 +10,13 @@ Crops come resized, which is the published order's first step and needs doing on
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
+from torch.nn import functional
 
 from reidge.train.encoders.encoder import IMAGENET_MEAN
 from reidge.train.extract import normalise
@@ -44,80 +48,88 @@ class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
     """Smallest aspect of the rectangle; the largest is its inverse."""
 
 
-def augment(crops_BHW3: NDArray[np.uint8], config: AugmentConfig, encoder: Encoder, rng: np.random.Generator) -> Tensor:
-    """Return one random view of each crop as the encoder takes it: `(B, 3, H, W)` float, on the CPU.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Colours:
+    """A change of camera for each view, as factors."""
+
+    gamma_B: NDArray[np.float32]
+    exposure_B: NDArray[np.float32]
+    gain_B3: NDArray[np.float32]
+    """Of each channel, BGR."""
+    saturation_B: NDArray[np.float32]
+    contrast_B: NDArray[np.float32]
+
+    def part(self, rows: slice) -> Colours:
+        """Return the colours of some views."""
+        return Colours(
+            gamma_B=self.gamma_B[rows],
+            exposure_B=self.exposure_B[rows],
+            gain_B3=self.gain_B3[rows],
+            saturation_B=self.saturation_B[rows],
+            contrast_B=self.contrast_B[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """What was drawn for one view of each crop."""
+
+    mirrored_B: NDArray[np.bool_]
+    corners_B2: NDArray[np.int64]
+    """Top and left of the window in the padded crop, pixels."""
+    pad: int
+    colours: Colours | None
+    """None keeps them."""
+    erased_B4: NDArray[np.int64]
+    """Top, left, rows and columns of the covered rectangle, pixels; 0 rows cover nothing."""
+
+    def part(self, rows: slice) -> Views:
+        """Return what was drawn for some crops."""
+        return Views(
+            mirrored_B=self.mirrored_B[rows],
+            corners_B2=self.corners_B2[rows],
+            pad=self.pad,
+            colours=None if self.colours is None else self.colours.part(rows),
+            erased_B4=self.erased_B4[rows],
+        )
+
+
+def draw_views(count: int, config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Views:
+    """Draw one random view of each of `count` crops.
 
     Args:
-        crops_BHW3: BGR, at the encoder's input size.
+        count: B.
         config: Strength.
-        encoder: Whose normalisation is applied.
+        size: Height and width in pixels.
         rng: Drawn from in a fixed order.
     """
-    views_BHW3 = torch.from_numpy(shift(flip(crops_BHW3, config, rng), config, rng))
-    if config.jitter > 0:
-        views_BHW3 = jitter(views_BHW3, config.jitter, rng)
-    return erase(normalise(views_BHW3, encoder), config, rng)
+    return Views(
+        mirrored_B=rng.random(count) < config.flip_p,
+        corners_B2=rng.integers(0, 2 * config.pad + 1, size=(count, 2)),
+        pad=config.pad,
+        colours=_draw_colours(count, config.jitter, rng) if config.jitter > 0 else None,
+        erased_B4=np.array([_draw_rectangle(config, size, rng) for _ in range(count)], dtype=np.int64).reshape(-1, 4),
+    )
 
 
-def flip(crops_BHW3: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Mirror each crop with the configured probability."""
-    mirrored = rng.random(len(crops_BHW3)) < config.flip_p
-    flipped_BHW3 = crops_BHW3.copy()
-    flipped_BHW3[mirrored] = crops_BHW3[mirrored, :, ::-1]
-    return flipped_BHW3
+def _draw_colours(count: int, strength: float, rng: np.random.Generator) -> Colours:
+    def factors(spread: float, *channels: int) -> NDArray[np.float32]:
+        return np.exp(rng.uniform(-spread, spread, (count, *channels))).astype(np.float32)
+
+    return Colours(
+        gamma_B=factors(strength),
+        exposure_B=factors(strength),
+        gain_B3=factors(strength / 2, 3),
+        saturation_B=factors(strength),
+        contrast_B=factors(strength),
+    )
 
 
-def shift(crops_BHW3: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Pad with black and cut a random window of the old size."""
-    pad = config.pad
-    batch, height, width, _ = crops_BHW3.shape
-    padded = np.pad(crops_BHW3, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    views_BHW3 = np.empty_like(crops_BHW3)
-    for i, (top, left) in enumerate(rng.integers(0, 2 * pad + 1, size=(batch, 2))):
-        views_BHW3[i] = padded[i, top : top + height, left : left + width]
-    return views_BHW3
-
-
-def jitter(views_BHW3: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Change colours as another camera might: gamma and gain per channel, then saturation and contrast.
-
-    Args:
-        views_BHW3: uint8 BGR.
-        strength: 0 to 1.
-        rng: Drawn from in a fixed order.
-
-    Returns:
-        Float BGR, 0 to 255.
-    """
-    batch = len(views_BHW3)
-
-    def draw(spread: float, channels: int = 1) -> Tensor:
-        return torch.from_numpy(np.exp(rng.uniform(-spread, spread, (batch, 1, 1, channels))).astype(np.float32))
-
-    gamma, exposure, gain = draw(strength), draw(strength), draw(strength / 2, 3)
-    saturation, contrast = draw(strength), draw(strength)
-    # Gamma and gain are curves of one value: 256 entries a channel instead of a power a pixel.
-    levels = torch.arange(256, dtype=torch.float32).div(255).view(1, 1, 256, 1)
-    curves_B13 = (levels**gamma * exposure * gain).clamp_(0, 1).mul_(255).squeeze(1)
-    flat = views_BHW3.flatten(1, 2).long()
-    colours = curves_B13.gather(1, flat).view(views_BHW3.shape)
-    grey = (colours * torch.tensor(GREY_BGR)).sum(dim=-1, keepdim=True)
-    mean = grey.mean(dim=(1, 2), keepdim=True)
-    # Both are linear: first towards grey, then towards the mean.
-    mixed = colours.mul_(saturation * contrast) + grey * ((1 - saturation) * contrast) + mean * (1 - contrast)
-    return mixed.clamp_(0, 255)
-
-
-def erase(images_B3HW: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Cover a random rectangle of some images, in place (Zhong et al., AAAI 2020).
-
-    The fill is the ImageNet mean, put in after normalising, as in the published code.
-    """
-    _, _, height, width = images_B3HW.shape
-    fill = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    for image_3HW in images_B3HW:
-        if rng.random() >= config.erasing_p:
-            continue
+def _draw_rectangle(
+    config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    height, width = size
+    if rng.random() < config.erasing_p:
         for _ in range(100):  # draws that do not fit are drawn again
             area = rng.uniform(*config.erasing_area) * height * width
             # Uniform, as published; torchvision's erasing draws its logarithm.
@@ -125,6 +137,77 @@ def erase(images_B3HW: Tensor, config: AugmentConfig, rng: np.random.Generator) 
             rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < rows < height and 0 < columns < width:
                 top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
-                image_3HW[:, top : top + rows, left : left + columns] = fill
-                break
+                return int(top), int(left), rows, columns
+    return 0, 0, 0, 0
+
+
+def paint(crops_BHW3: Tensor, views: Views, encoder: Encoder) -> Tensor:
+    """Return the drawn views as the encoder takes them: `(B, 3, H, W)` float, on the device of the crops.
+
+    Args:
+        crops_BHW3: uint8 BGR, at the encoder's input size.
+        views: Drawn for as many crops.
+        encoder: Whose normalisation is applied.
+    """
+    views_BHW3 = shift(flip(crops_BHW3, views), views)
+    if views.colours is not None:
+        views_BHW3 = change_colours(views_BHW3, views.colours)
+    return erase(normalise(views_BHW3, encoder), views)
+
+
+def flip(crops_BHW3: Tensor, views: Views) -> Tensor:
+    """Mirror left and right where drawn so."""
+    mirrored_B = torch.from_numpy(views.mirrored_B).to(crops_BHW3.device)
+    return torch.where(mirrored_B.view(-1, 1, 1, 1), crops_BHW3.flip(2), crops_BHW3)
+
+
+def shift(crops_BHW3: Tensor, views: Views) -> Tensor:
+    """Pad with black and cut the drawn window of the old size."""
+    _, height, width, _ = crops_BHW3.shape
+    pad = views.pad
+    padded_BHW3 = functional.pad(crops_BHW3, (0, 0, pad, pad, pad, pad))
+    windows = [
+        padded_HW3[top : top + height, left : left + width]
+        for padded_HW3, (top, left) in zip(padded_BHW3, views.corners_B2.tolist(), strict=True)
+    ]
+    return torch.stack(windows)
+
+
+def change_colours(views_BHW3: Tensor, colours: Colours) -> Tensor:
+    """Change colours as another camera might: gamma and gain per channel, then saturation and contrast.
+
+    Args:
+        views_BHW3: uint8 BGR.
+        colours: Of as many views.
+
+    Returns:
+        Float BGR, 0 to 255.
+    """
+    device = views_BHW3.device
+
+    def factor(values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(device).view(len(values), 1, 1, -1)
+
+    # Gamma and gain are curves of one value: 256 entries a channel instead of a power a pixel.
+    levels = torch.arange(256, dtype=torch.float32, device=device).div(255).view(1, 1, 256, 1)
+    curves_BL3 = levels ** factor(colours.gamma_B) * factor(colours.exposure_B) * factor(colours.gain_B3)
+    curves_BL3 = curves_BL3.clamp_(0, 1).mul_(255).squeeze(1)
+    changed_BHW3 = curves_BL3.gather(1, views_BHW3.flatten(1, 2).long()).view(views_BHW3.shape)
+    grey_BHW1 = (changed_BHW3 * torch.tensor(GREY_BGR, device=device)).sum(dim=-1, keepdim=True)
+    mean_B111 = grey_BHW1.mean(dim=(1, 2), keepdim=True)
+    saturation, contrast = factor(colours.saturation_B), factor(colours.contrast_B)
+    # Both are linear: first towards grey, then towards the mean.
+    mixed_BHW3 = changed_BHW3.mul_(saturation * contrast) + grey_BHW1 * ((1 - saturation) * contrast)
+    return mixed_BHW3.add_(mean_B111 * (1 - contrast)).clamp_(0, 255)
+
+
+def erase(images_B3HW: Tensor, views: Views) -> Tensor:
+    """Cover the drawn rectangles, in place (Zhong et al., AAAI 2020).
+
+    The fill is the ImageNet mean, put in after normalising, as in the published code.
+    """
+    fill_311 = torch.tensor(IMAGENET_MEAN, device=images_B3HW.device).view(3, 1, 1)
+    for image_3HW, (top, left, rows, columns) in zip(images_B3HW, views.erased_B4.tolist(), strict=True):
+        if rows:
+            image_3HW[:, top : top + rows, left : left + columns] = fill_311
     return images_B3HW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import asdict
@@ -33,6 +34,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut may leave the new name without the content
         os.replace(partial, path)  # noqa: PTH105 - atomic on POSIX, and what this function is about
     finally:
         partial.unlink(missing_ok=True)
@@ -166,7 +169,10 @@ def _first_line(error: BaseException) -> str:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write the training state: tensors, numbers, strings, and lists and dicts of them."""
-    write_atomically(path, lambda partial: torch.save(dict(state), partial))
+    # By way of memory: on a full disk torch fails with an error of its own, a file with one that names the reason.
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    write_atomically(path, lambda partial: partial.write_bytes(content.getbuffer()))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -4,29 +4,26 @@
 
 from __future__ import annotations
 
-import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from reidge.edge.errors import ReidgeError
-from reidge.edge.progress import Progress
 from reidge.train import run_folder
-from reidge.train.augment import augment
-from reidge.train.checkpoint import STATE_NAME
+from reidge.train.batches import Batch, read_batches
 from reidge.train.cluster import OUTLIER, num_clusters
+from reidge.train.distributed import open_world
 from reidge.train.evaluate import evaluate_split
-from reidge.train.memory import ClusterMemory
-from reidge.train.pseudo_labels import pseudo_labels
+from reidge.train.objective import Objective, open_objective
+from reidge.train.pseudo_labels import Labelling, pseudo_labels, scored_clusters
 from reidge.train.report import write_report
 from reidge.train.run import Run, open_run
 from reidge.train.run_folder import EpochRecord, Progression
-from reidge.train.sampler import batches
+from reidge.train.tensorboard import write_scalars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +35,8 @@ if TYPE_CHECKING:
 
 CROPS_AT_ONCE = 256
 """Crops taken from memory or disk at a time for extraction."""
+STEPS_UNREAD = 10
+"""Steps whose losses are looked at together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,8 @@ class TrainSummary:
 
     run_dir: Path
     epochs: int
+    chosen_epoch: int
+    """Whose encoder was kept, counted from 1."""
     images: int
     clusters: int
     outliers: int
@@ -71,7 +72,7 @@ def train(
     """Train an encoder on unlabeled crops and leave a run folder behind.
 
     On a CPU with the same number of threads, a run that is interrupted and resumed ends with the same weights, bit for
-    bit, as one that is not.
+    bit, as one that is not. Under torchrun the processes share every batch.
 
     Args:
         recipe: What to do.
@@ -87,96 +88,136 @@ def train(
     """
     if weights is not None:
         recipe = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"weights": weights})})
-    run_folder.prepare(run_dir, recipe, resume=resume)
-    resume = resume and (run_dir / STATE_NAME).is_file()  # stopped in its first epoch, a run starts over
-    run = open_run(recipe, crops, run_dir, split, pretrained=not resume)
-    progression = Progression(rng=np.random.default_rng(recipe.loop.seed), history=[])
-    fingerprint = run.images.fingerprint()
-    if resume:
-        run_folder.restore(run_dir, run.encoder, run.optimizer, progression, fingerprint)
-    run_folder.start(run_dir, recipe)
-    for _ in range(len(progression.history), recipe.total_epochs):
-        progression.history.append(_train_epoch(run, progression))
-        run_folder.save(run_dir, run.encoder, run.optimizer, progression, fingerprint)
-    write_report(run_dir, recipe, progression.history, run.images, progression.labels_N, run.embed, run.split)
-    return _summary(run, progression.history)
+    with open_world(recipe.loop.device) as (world, device):
+        resume = world.from_leader(lambda: run_folder.prepare(run_dir, recipe, resume=resume))
+        run = open_run(recipe, crops, run_dir, split, world=world, device=device, pretrained=not resume)
+        progression = Progression(rng=np.random.default_rng(recipe.loop.seed), history=[])
+        fingerprint = run.images.fingerprint()
+        if resume:
+            run_folder.restore(run, progression, fingerprint)
+        elif world.leads:
+            run_folder.start(run_dir, recipe)
+        for _ in range(len(progression.history), recipe.total_epochs):
+            record = _train_epoch(run, progression)
+            progression.history.append(record)
+            if world.leads:
+                _keep(run, progression)
+                run_folder.save(run, progression, fingerprint)
+                write_scalars(run_dir, record)
+        if world.leads:
+            _finish(run, progression)
+        return _summary(run, progression)
 
 
 def _train_epoch(run: Run, progression: Progression) -> EpochRecord:
     began = time.perf_counter()
-    recipe, epoch = run.recipe, len(progression.history)
-    warming = epoch < recipe.warmup_epochs
-    lr = recipe.warmup.lr if warming else recipe.optim.lr_at(epoch - recipe.warmup_epochs, recipe.loop.epochs)
+    recipe, epoch, phase = run.recipe, len(progression.history), run.phase(len(progression.history))
+    lr = recipe.warmup.lr if phase == "warmup" else recipe.optim.lr_at(epoch - recipe.warmup_epochs, recipe.loop.epochs)
 
     features_ND = _extract(run, epoch)
-    labels_N = pseudo_labels(run, progression, features_ND)
-    memory = ClusterMemory.from_labels(features_ND, labels_N, **recipe.memory.model_dump())
+    labelling = run.world.from_leader(lambda: pseudo_labels(run, progression, features_ND))
+    if run.world.leads:
+        _keep_if_best(run, progression, labelling)
+    objective = open_objective(run, epoch, features_ND, labelling.labels_N, progression.rng)
+    if run.teacher is not None and epoch == recipe.warmup_epochs:
+        run.teacher.copy(run.encoder)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
-    loss, images_per_second = _contrast(run, memory, labels_N, progression.rng, epoch)
+    loss, images_per_second = _contrast(run, objective, labelling.labels_N, progression.rng, epoch)
+    run.world.share_buffers(run.encoder)
 
     record = EpochRecord(
         epoch=epoch + 1,
-        phase="warmup" if warming else "cluster",
+        phase=phase,
         loss=loss,
-        clusters=num_clusters(labels_N),
-        outliers=int((labels_N == OUTLIER).sum()),
-        eps=None if warming else recipe.cluster.eps,
+        clusters=num_clusters(labelling.labels_N),
+        outliers=int((labelling.labels_N == OUTLIER).sum()),
+        eps=labelling.eps,
         lr=lr,
         seconds=round(time.perf_counter() - began, 3),
         images_per_second=round(images_per_second, 1),
+        agreement=labelling.agreement,
+        silhouette=labelling.silhouette,
+        tracklets=labelling.tracklets,
     )
     return _evaluated(run, record)
 
 
 def _extract(run: Run, epoch: int) -> Tensor:
     """Embed every crop without augmentation, in the order of the images; the result is on the run's device."""
-    features_ND = np.empty((len(run.images), run.encoder.embedding_dim), dtype=np.float32)
-    with Progress(f"{run.label(epoch)} extract", total=len(features_ND), unit="crops") as progress:
+    rows = run.world.part(len(run.images))
+    features_ND = np.empty((rows.stop - rows.start, run.encoder.embedding_dim), dtype=np.float32)
+    with run.progress(epoch, "extract", total=len(features_ND), unit="crops") as progress:
         for start in range(0, len(features_ND), CROPS_AT_ONCE):
             indices_B = np.arange(start, min(start + CROPS_AT_ONCE, len(features_ND)))
-            features_ND[indices_B] = run.embed(run.images.take(indices_B))
+            features_ND[indices_B] = run.embed(run.images.take(indices_B + rows.start))
             progress.advance(len(indices_B))
-    if not np.isfinite(features_ND).all():
+    gathered_ND = run.world.gather(torch.from_numpy(features_ND).to(run.device), len(run.images))
+    if not gathered_ND.isfinite().all():
         raise ReidgeError(_diverged(run, epoch - 1, "embeddings are not finite after epoch"))
-    return torch.from_numpy(features_ND).to(run.device)
+    return gathered_ND
 
 
 def _contrast(
-    run: Run, memory: ClusterMemory, labels_N: NDArray[np.int64], rng: np.random.Generator, epoch: int
+    run: Run, objective: Objective, labels_N: NDArray[np.int64], rng: np.random.Generator, epoch: int
 ) -> tuple[float, float]:
     """Take the contrastive steps of an epoch; return the mean loss and the images per second."""
-    recipe, images = run.recipe, run.images
-    warming = epoch < recipe.warmup_epochs
-    steps = recipe.warmup.iters if warming else recipe.loop.iters
-    camera_K = _cluster_cameras(labels_N, images.camids).to(run.device)
-    losses, seen, began = [], 0, time.perf_counter()
+    steps = run.recipe.warmup.iters if run.phase(epoch) == "warmup" else run.recipe.loop.iters
+    losses: list[Tensor] = []
+    seen, began = 0, time.perf_counter()
     run.encoder.train()
-    with Progress(run.label(epoch), total=steps, unit="steps") as progress:
-        for indices_B in islice(batches(labels_N, images.camids, recipe.sampler, rng), steps):
-            views_B3HW = augment(images.take(indices_B), recipe.augment, run.encoder, rng).to(run.device)
-            y_B = torch.from_numpy(labels_N[indices_B]).to(run.device)
-            with run.autocast():
-                x_BD = run.encoder(views_B3HW).float()
-            logits_BK = memory.logits(x_BD)
-            if warming and recipe.warmup.within_camera:
-                logits_BK = logits_BK.masked_fill(camera_K[y_B][:, None] != camera_K, -math.inf)
-            loss = functional.cross_entropy(logits_BK, y_B)
-            losses.append(_finite(loss, run, epoch))
+    with (
+        run.progress(epoch, "", total=steps, unit="steps") as progress,
+        closing(read_batches(run, labels_N, rng, steps=steps, epoch=epoch)) as batches,
+    ):
+        for batch in batches:
             run.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            x_BD, loss = _backward(run, objective, batch)
             run.optimizer.step()
-            memory.update(x_BD.detach(), y_B)
-            seen += len(indices_B)
-            progress.advance(note=f"loss {losses[-1]:.3f}, {len(memory)} clusters")
-    return float(np.mean(losses)), seen / (time.perf_counter() - began)
+            objective.update(x_BD, batch.labels_B, batch.indices_B)
+            if run.teacher is not None and run.phase(epoch) == "cluster":
+                run.teacher.follow(run.encoder)
+            losses.append(loss)
+            seen += len(batch)
+            # Reading the loss waits for the device, so not at every step.
+            note = f"loss {_finite(losses, run, epoch):.3f}" if len(losses) % STEPS_UNREAD in (0, 1) else None
+            progress.advance(note=note)
+    _finite(losses, run, epoch)
+    return float(torch.stack(losses).mean()), seen / (time.perf_counter() - began)
 
 
-def _finite(loss: Tensor, run: Run, epoch: int) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
+def _backward(run: Run, objective: Objective, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of a batch, part by part.
+
+    Returns:
+        The embeddings of the whole batch, `(B, D)` in batch order, without gradient, and the mean loss.
+    """
+    parts = batch.parts(run.recipe.loop.accumulate, run.group)
+    embeddings, loss = [], torch.zeros((), device=run.device)
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        with run.accumulating(first=number == 0, last=last):
+            with run.autocast():
+                x_bD = run.network(part.views_b3HW).float()
+                teacher_bD = None
+                if part.teacher_views_b3HW is not None and run.teacher is not None:
+                    teacher_bD = run.teacher.embed(part.teacher_views_b3HW).float()
+            # DistributedDataParallel averages over the processes what should be added up.
+            share = len(x_bD) * run.world.size / len(batch)
+            part_loss = share * objective.loss(x_bD, part.labels_b, part.indices_b, teacher_bD)
+            part_loss.backward()  # type: ignore[no-untyped-call]
+        embeddings.append(x_bD.detach())
+        loss += part_loss.detach()
+    x_BD = run.world.gather(torch.cat(embeddings), len(batch), batch.unit)
+    return x_BD, run.world.mean(loss)
+
+
+def _finite(losses: list[Tensor], run: Run, epoch: int) -> float:
+    values = torch.stack(losses[-STEPS_UNREAD:])
+    if not values.isfinite().all():
+        value = values[~values.isfinite()][0].item()
         raise ReidgeError(_diverged(run, epoch, f"the loss became {value} in epoch"))
-    return value
+    return float(values[-1])
 
 
 def _diverged(run: Run, epoch: int, what: str) -> str:
@@ -187,27 +228,42 @@ def _diverged(run: Run, epoch: int, what: str) -> str:
     )
 
 
-def _cluster_cameras(labels_N: NDArray[np.int64], camids_N: NDArray[np.int64]) -> Tensor:
-    """Return the camera of each label; any one of them where a cluster spans several."""
-    camera_K = np.zeros(labels_N.max() + 1, dtype=np.int64)
-    kept = labels_N != OUTLIER
-    camera_K[labels_N[kept]] = camids_N[kept]
-    return torch.from_numpy(camera_K)
-
-
 def _evaluated(run: Run, record: EpochRecord) -> EpochRecord:
     last = record.epoch == run.recipe.total_epochs
-    if run.split is None or (record.epoch % run.recipe.loop.evaluate_every and not last):
+    if run.split is None or not run.world.leads or (record.epoch % run.recipe.loop.evaluate_every and not last):
         return record
     ranking = evaluate_split(run.embed, run.split, size=run.encoder.input_size, resize=run.encoder.resize)
     return replace(record, mAP=ranking.mAP, rank1=ranking.rank1)
 
 
-def _summary(run: Run, history: list[EpochRecord]) -> TrainSummary:
+def _keep(run: Run, progression: Progression) -> None:
+    """Keep the encoder of the epoch just over, unless a score has a say and has been heard."""
+    if run.recipe.loop.choose == "last" or progression.best_score is None:
+        run_folder.keep_encoder(run, progression)
+
+
+def _keep_if_best(run: Run, progression: Progression, labelling: Labelling) -> None:
+    """Keep the encoder that an epoch begins with where its clustering scores best so far."""
+    choose = run.recipe.loop.choose
+    score: float | None = None if choose == "last" else getattr(labelling, choose)
+    if score is not None and (progression.best_score is None or score > progression.best_score):
+        run_folder.keep_encoder(run, progression, score=score)
+
+
+def _finish(run: Run, progression: Progression) -> None:
+    """Let the last encoder be scored too, where scores choose, and write the report."""
+    if run.recipe.loop.choose != "last" and len(progression.history) > run.recipe.warmup_epochs:
+        _keep_if_best(run, progression, scored_clusters(run, progression, _extract(run, len(progression.history) - 1)))
+    write_report(run.run_dir, run.recipe, progression.history, run.images, progression.labels_N, run.embed, run.split)
+
+
+def _summary(run: Run, progression: Progression) -> TrainSummary:
+    history = progression.history
     last = history[-1]
     return TrainSummary(
         run_dir=run.run_dir,
         epochs=last.epoch,
+        chosen_epoch=progression.best_epoch,
         images=len(run.images),
         clusters=last.clusters,
         outliers=last.outliers,

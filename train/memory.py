@@ -1,10 +1,10 @@
-"""The cluster memory: one unit-length centroid per cluster, contrasted with and moved by every batch."""
+"""The memory a batch is contrasted with and moves: a centroid for each cluster, or a vector for each image."""
 
 # N = images, B = batch, K = clusters, D = embedding
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from pydantic import BaseModel, Field
@@ -17,21 +17,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-UpdateRule = Literal["sequential", "hardest", "weighted"]
+UpdateRule = Literal["sequential", "hardest", "weighted", "dispersion"]
 
 
 class MemoryConfig(BaseModel, frozen=True, extra="forbid"):
     """How the memory is contrasted with and moved."""
 
+    level: Literal["cluster", "instance"] = "cluster"
+    """`cluster`: a centroid for each; `instance`: a vector for each image, averaged over its cluster when contrasted,
+    which is what Cluster Contrast argues against."""
+    initialiser: Literal["mean", "attention"] = "mean"
+    """Where a centroid starts: the mean of its cluster, or the mean after self-attention among its members."""
+    rule: UpdateRule = "sequential"
+    """What moves a centroid. `sequential`: each image in batch order; `hardest`: the least similar one of a cluster;
+    `weighted`: their mean, weighted towards the least similar; `dispersion`: the one that the others attend to
+    least. Level `instance` has no rule: each image moves its own vector."""
     momentum: float = Field(0.1, ge=0, lt=1)
-    """Share of the old centroid that an update keeps."""
+    """Share of the old vector that an update keeps."""
     temperature: float = Field(0.05, gt=0)
     """Divides the cosine similarities before the softmax."""
-    rule: UpdateRule = "sequential"
-    """`sequential`: each image in batch order; `hardest`: the least similar one of a cluster; `weighted`: their
-    mean, weighted towards the least similar."""
     tau: float = Field(0.09, gt=0)
     """Temperature of the weights of rule `weighted`: towards 0 it becomes `hardest`, far above 1 the plain mean."""
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether self-attention among the members of clusters has to be trained."""
+        return self.level == "cluster" and (self.initialiser == "attention" or self.rule == "dispersion")
 
 
 class ClusterMemory:
@@ -44,8 +55,8 @@ class ClusterMemory:
     def __init__(
         self, centroids_KD: Tensor, *, momentum: float, temperature: float, rule: UpdateRule, tau: float
     ) -> None:
-        if rule not in ("sequential", "hardest", "weighted"):
-            raise ValueError(f"memory rule {rule!r} is unknown. Choose sequential, hardest or weighted.")
+        if rule not in get_args(UpdateRule):
+            raise ValueError(f"memory rule {rule!r} is unknown. Choose one of: {', '.join(get_args(UpdateRule))}.")
         self.centroids_KD = functional.normalize(centroids_KD.detach(), dim=1)
         self.momentum = momentum
         self.temperature = temperature
@@ -73,13 +84,8 @@ class ClusterMemory:
             rule: How a batch moves the centroids, see `MemoryConfig`.
             tau: Temperature of the weights of rule `weighted`.
         """
-        features = torch.as_tensor(features_ND)
-        labels = torch.as_tensor(labels_N, device=features.device)
-        kept = labels != OUTLIER
-        clusters = int(labels.max()) + 1 if kept.any() else 0
-        sums_KD = torch.zeros(clusters, features.shape[1], dtype=features.dtype, device=features.device)
+        sums_KD = cluster_sums(torch.as_tensor(features_ND), torch.as_tensor(labels_N))
         # The sum points where the mean does, and only the direction stays.
-        sums_KD.index_add_(0, labels[kept], features[kept])
         return cls(sums_KD, momentum=momentum, temperature=temperature, rule=rule, tau=tau)
 
     def __len__(self) -> int:
@@ -90,31 +96,84 @@ class ClusterMemory:
         return x_BD @ self.centroids_KD.T / self.temperature
 
     @torch.no_grad()
-    def update(self, x_BD: Tensor, labels_B: Tensor) -> None:
-        """Move the centroids of the labels in the batch towards its unit-length embeddings."""
+    def update(self, x_BD: Tensor, labels_B: Tensor, dispersion_B: Tensor | None = None) -> None:
+        """Move the centroids of the labels in the batch towards its unit-length embeddings.
+
+        Args:
+            x_BD: In batch order, which rule `sequential` depends on.
+            labels_B: Their clusters.
+            dispersion_B: How far each image is from its cluster; rule `dispersion` moves the centroid by the image
+                with the largest.
+        """
         x_BD = x_BD.detach()
         if self.rule == "sequential":
             # Clusters do not touch each other, so their first images move them at once, then their second, ...
             for turn in _turns(labels_B):
                 self._blend(labels_B[turn], x_BD[turn])
             return
-        similarities_B = (x_BD * self.centroids_KD[labels_B]).sum(dim=1)
-        for label in sorted(set(labels_B.tolist())):
+        distances_B = -(x_BD * self.centroids_KD[labels_B]).sum(dim=1)
+        if self.rule == "dispersion":
+            assert dispersion_B is not None, "rule `dispersion` needs the dispersion of each image"
+            distances_B = dispersion_B
+        for label in labels_B.unique():
             members = (labels_B == label).nonzero().squeeze(1)
-            if self.rule == "hardest":
-                target_1D = x_BD[members[similarities_B[members].argmin()]][None]
-            else:
-                weights = torch.softmax(-similarities_B[members] / self.tau, dim=0)
+            if self.rule == "weighted":
+                weights = torch.softmax(distances_B[members] / self.tau, dim=0)
                 target_1D = (weights[:, None] * x_BD[members]).sum(dim=0, keepdim=True)
-            self._blend(labels_B.new_tensor([label]), target_1D)
+            else:
+                target_1D = x_BD[members[distances_B[members].argmax()]][None]
+            self._blend(label[None], target_1D)
 
     def _blend(self, labels_K: Tensor, targets_KD: Tensor) -> None:
         moved_KD = self.momentum * self.centroids_KD[labels_K] + (1 - self.momentum) * targets_KD
         self.centroids_KD[labels_K] = functional.normalize(moved_KD, dim=1)
 
 
+class InstanceMemory:
+    """A vector for each image, whose mean over a cluster stands for it (Ge et al., NeurIPS 2020, without outliers).
+
+    Every image moves its own vector alone, so the vectors of a cluster are of different ages: the inconsistency that
+    Cluster Contrast removes.
+
+    Attributes:
+        vectors_ND: Unit length, those of outliers unused.
+    """
+
+    def __init__(self, features_ND: Tensor, labels_N: Tensor, *, momentum: float, temperature: float) -> None:
+        self.vectors_ND = functional.normalize(features_ND.detach(), dim=1)
+        self.labels_N = labels_N.to(features_ND.device)
+        self.momentum = momentum
+        self.temperature = temperature
+        self._sizes_K = torch.bincount(self.labels_N[self.labels_N != OUTLIER])
+
+    def __len__(self) -> int:
+        return len(self._sizes_K)
+
+    def logits(self, x_BD: Tensor) -> Tensor:
+        """Compare with every cluster: `(B, K)` mean cosine similarities to its vectors over the temperature."""
+        means_KD = cluster_sums(self.vectors_ND, self.labels_N) / self._sizes_K[:, None]
+        return x_BD @ means_KD.T / self.temperature
+
+    @torch.no_grad()
+    def update(self, x_BD: Tensor, indices_B: Tensor) -> None:
+        """Move the vectors of these images; an image that comes twice in a batch moves its own twice."""
+        for turn in _turns(indices_B):
+            images = indices_B[turn]
+            moved_BD = self.momentum * self.vectors_ND[images] + (1 - self.momentum) * x_BD[turn].detach()
+            self.vectors_ND[images] = functional.normalize(moved_BD, dim=1)
+
+
+def cluster_sums(features_ND: Tensor, labels_N: Tensor) -> Tensor:
+    """Add up the features of each cluster, `(K, D)`; outliers have no say."""
+    labels_N = labels_N.to(features_ND.device)
+    kept = labels_N != OUTLIER
+    clusters = int(labels_N.max()) + 1 if kept.any() else 0
+    sums_KD = torch.zeros(clusters, features_ND.shape[1], dtype=features_ND.dtype, device=features_ND.device)
+    return sums_KD.index_add_(0, labels_N[kept], features_ND[kept])
+
+
 def _turns(labels_B: Tensor) -> list[Tensor]:
-    """Split the batch so that turn t holds the t-th image of each cluster, in batch order."""
+    """Split the batch so that turn t holds the t-th image of each label, in batch order."""
     seen: dict[int, int] = {}
     turns: list[list[int]] = []
     for index, label in enumerate(labels_B.tolist()):

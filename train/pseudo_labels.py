@@ -1,18 +1,19 @@
-"""Where the labels of an epoch come from: tracklets in the warm-up, clusters after it."""
+"""Where the labels of an epoch come from: tracklets in the warm-up, clusters after it, people where they are known."""
 
 # N = images, D = embedding
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from reidge.edge.errors import ReidgeError
-from reidge.train.cluster import OUTLIER, ClusterConfig, dbscan, num_clusters
-from reidge.train.jaccard import jaccard_distances
+from reidge.train.choose import agreement, silhouette, tracklet_consistency
+from reidge.train.cluster import OUTLIER, ClusterConfig, cluster, num_clusters
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -25,34 +26,87 @@ MIN_CLUSTERS = 2
 """With fewer there is nothing to contrast."""
 MIN_K1 = 4
 """Smallest neighbourhood a small set is clamped to."""
+LARGE_SHARE = 0.5
+"""Share of the clustered images in one cluster that is worth a warning."""
 
 
-def pseudo_labels(run: Run, progression: Progression, features_ND: Tensor) -> NDArray[np.int64]:
-    """Label every image of the epoch about to begin.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelling:
+    """The labels of an epoch, and what can be said of them without knowing who is who."""
+
+    labels_N: NDArray[np.int64]
+    """Pseudo labels 0 .. K-1 or `OUTLIER`."""
+    eps: float | None = None
+    """None where nothing was clustered."""
+    agreement: float | None = None
+    """With the clustering before; None where there is none."""
+    silhouette: float | None = None
+    tracklets: float | None = None
+    """How far tracklets stay whole; None where the crops have none."""
+
+
+def pseudo_labels(run: Run, progression: Progression, features_ND: Tensor) -> Labelling:
+    """Label every image of the epoch about to begin; images that have become unreadable are outliers.
 
     Where clustering finds too little, the last labels or the tracklets stand in, but not for long.
 
     Raises:
         ReidgeError: Clustering has failed `MAX_FAILURES` times in a row, or nothing can stand in.
     """
-    if len(progression.history) < run.recipe.warmup_epochs:
-        assert run.images.tracklets is not None
-        return run.images.tracklets
+    epoch, images = len(progression.history), run.images
+    if run.phase(epoch) == "distil":
+        return Labelling(labels_N=np.arange(len(images)))  # every crop stands for itself
+    if run.phase(epoch) == "warmup":
+        assert images.tracklets is not None
+        return Labelling(labels_N=_readable(run, images.tracklets))
+    if run.recipe.cluster.method == "labels":
+        assert images.pids is not None
+        return Labelling(labels_N=_readable(run, np.unique(images.pids, return_inverse=True)[1].reshape(-1)))
+    labelling = scored_clusters(run, progression, features_ND)
+    if num_clusters(labelling.labels_N) < MIN_CLUSTERS:
+        return Labelling(labels_N=_stand_in(run, progression, labelling.labels_N))
+    _warn_of_one_that_swallows(run, labelling)
+    progression.labels_N, progression.failures = labelling.labels_N, 0
+    return labelling
+
+
+def scored_clusters(run: Run, progression: Progression, features_ND: Tensor) -> Labelling:
+    """Cluster the images as this epoch's schedule says, and score the result without labels."""
+    epoch, seed = len(progression.history), run.recipe.loop.seed
+    training_epoch = epoch - run.recipe.warmup_epochs
     config = clamp(run.recipe.cluster, len(features_ND))
-    if config != run.recipe.cluster and len(progression.history) == run.recipe.warmup_epochs:
-        _warn(f"{len(features_ND)} crops are few: k1 is {config.k1} instead of {run.recipe.cluster.k1}, k2 {config.k2}")
-    distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=config.eps)
-    labels_N = dbscan(distances, eps=config.eps, min_samples=config.min_samples)
+    if config != run.recipe.cluster and training_epoch == 0:
+        run.warn(
+            f"{len(features_ND)} crops are few: k1 is {config.k1} instead of {run.recipe.cluster.k1}, k2 {config.k2}"
+        )
+    eps = config.schedule.eps_at(config.eps, training_epoch, run.recipe.loop.epochs)
+    labels_N = _readable(run, cluster(features_ND, config, eps=eps, seed=seed + epoch).labels_N)
     if num_clusters(labels_N) < MIN_CLUSTERS:
-        return _stand_in(run, progression, labels_N)
-    progression.labels_N, progression.failures = labels_N, 0
-    return labels_N
+        return Labelling(labels_N=labels_N, eps=eps)
+    tracklets_N, last_N = run.images.tracklets, progression.labels_N
+    rng = np.random.default_rng([seed, epoch])  # its own, so that scoring does not change the training
+    return Labelling(
+        labels_N=labels_N,
+        eps=eps,
+        agreement=None if last_N is None else agreement(labels_N, last_N),
+        silhouette=silhouette(features_ND, labels_N, rng=rng),
+        tracklets=None if tracklets_N is None else tracklet_consistency(labels_N, tracklets_N),
+    )
 
 
 def clamp(config: ClusterConfig, images: int) -> ClusterConfig:
     """Keep neighbourhoods a fraction of a small set: k1 at most a tenth of it (but 4), k2 at most a fifth of k1."""
     k1 = min(config.k1, max(MIN_K1, images // 10))
     return config if k1 == config.k1 else config.model_copy(update={"k1": k1, "k2": min(config.k2, max(1, k1 // 5))})
+
+
+def _readable(run: Run, labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out images that have become unreadable, and number the labels that remain from 0."""
+    labels_N = labels_N.astype(np.int64)
+    labels_N[sorted(run.images.unreadable)] = OUTLIER
+    kept = labels_N != OUTLIER
+    labels_N[kept] = np.unique(labels_N[kept], return_inverse=True)[1].reshape(-1)
+    return labels_N
 
 
 def _stand_in(run: Run, progression: Progression, labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,8 +119,8 @@ def _stand_in(run: Run, progression: Progression, labels_N: NDArray[np.int64]) -
             f"{what}, {progression.failures} times in a row. Change --set cluster.eps (larger joins more, smaller "
             "splits more), or harvest more footage."
         )
-    _warn(f"{what}; this epoch goes on with {name}")
-    return last_N
+    run.warn(f"{what}; this epoch goes on with {name}")
+    return _readable(run, last_N)
 
 
 def _last_labels(run: Run, progression: Progression) -> tuple[str, NDArray[np.int64] | None]:
@@ -75,5 +129,10 @@ def _last_labels(run: Run, progression: Progression) -> tuple[str, NDArray[np.in
     return "the last clusters", progression.labels_N
 
 
-def _warn(message: str) -> None:
-    print(f"warning: {message}.", file=sys.stderr, flush=True)
+def _warn_of_one_that_swallows(run: Run, labelling: Labelling) -> None:
+    sizes = np.bincount(labelling.labels_N[labelling.labels_N != OUTLIER])
+    if sizes.max() > LARGE_SHARE * sizes.sum():
+        run.warn(
+            f"one cluster holds {sizes.max()} of {sizes.sum()} clustered crops (eps {labelling.eps:.3g}). If that goes "
+            "on, lower --set cluster.eps"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field
@@ -13,11 +13,15 @@ from pydantic import BaseModel, Field
 from reidge.edge.crops import ResizeMethod
 from reidge.edge.errors import InputError
 from reidge.edge.settings import apply_overrides, validate
+from reidge.train.attention import AttentionConfig
 from reidge.train.augment import AugmentConfig
 from reidge.train.cluster import ClusterConfig
+from reidge.train.contrast import ContrastConfig
+from reidge.train.distil import DistilConfig
 from reidge.train.images import DataConfig
 from reidge.train.memory import MemoryConfig
 from reidge.train.sampler import SamplerConfig
+from reidge.train.teacher import TeacherConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,21 +62,31 @@ class OptimConfig(BaseModel, frozen=True, extra="forbid"):
 
     lr: float = Field(3.5e-4, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "constant"] = "step"
     step_epochs: int = Field(20, ge=1)
     """Epochs between two steps of schedule `step`."""
     step_factor: float = Field(0.1, gt=0, le=1)
     """What a step multiplies the learning rate with."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises linearly to its schedule; unlike the section `warmup`, these are
+    epochs of the training itself."""
+    warmup_factor: float = Field(0.1, gt=0, le=1)
+    """Share of the learning rate that the first of them takes."""
 
     def lr_at(self, epoch: int, epochs: int) -> float:
         """Learning rate of one of `epochs` epochs, counted from 0."""
+        lr = self.lr
+        if epoch < self.warmup_epochs:
+            lr *= self.warmup_factor + (1 - self.warmup_factor) * epoch / self.warmup_epochs
         if self.schedule == "step":
-            return float(self.lr * self.step_factor ** (epoch // self.step_epochs))
-        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+            lr *= float(self.step_factor ** (epoch // self.step_epochs))
+        if self.schedule == "cosine":
+            lr *= 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        return lr
 
 
 class LoopConfig(BaseModel, frozen=True, extra="forbid"):
-    """How long, where, and from which seed."""
+    """How long, where, how, and from which seed."""
 
     epochs: int = Field(50, ge=1)
     """Epochs of cluster contrast, after the warm-up."""
@@ -80,11 +94,22 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
     """Steps in an epoch."""
     evaluate_every: int = Field(5, ge=1)
     """Epochs between two evaluations, where a labelled split is given."""
+    choose: Literal["last", "agreement", "silhouette", "tracklets"] = "last"
+    """Which epoch's encoder is kept: the last, or the one whose clustering has the largest such score without labels.
+    The labelled split never chooses."""
+    accumulate: int = Field(1, ge=1)
+    """Parts a batch goes through the network in, for a GPU it does not fit into. Nothing else changes: groups of ghost
+    batch norm stay whole, and the memory moves after the last part."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, ..."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of the network's arithmetic. `auto` takes bfloat16 on a GPU only: a CPU with AMX is twice as fast with it too,
     but torch 2.15 then computes NaN for feature maps of a few pixels, and other CPUs are far slower."""
+    channels_last: bool = True
+    """Whether colours stand side by side in memory: it halves the time of a step on a CPU and lets a GPU use its
+    tensor cores."""
+    compile: bool = False
+    """Whether the network goes through torch.compile: minutes of compiling for faster steps."""
     seed: int = Field(0, ge=0)
 
 
@@ -98,14 +123,19 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     warmup: WarmupConfig = WarmupConfig()
     cluster: ClusterConfig = ClusterConfig()
     memory: MemoryConfig = MemoryConfig()
+    contrast: ContrastConfig = ContrastConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    attention: AttentionConfig = AttentionConfig()
+    distil: DistilConfig = DistilConfig()
     sampler: SamplerConfig = SamplerConfig()
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs of warm-up that are run: none with pretrained weights."""
-        return self.warmup.epochs if self.encoder.weights is None else 0
+        """Epochs of warm-up that are run: none with pretrained weights, with labels or with a trained encoder."""
+        given = self.encoder.weights is not None or self.distil.encoder is not None or self.cluster.method == "labels"
+        return 0 if given else self.warmup.epochs
 
     @property
     def total_epochs(self) -> int:
@@ -122,6 +152,8 @@ def shipped_recipes() -> list[str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name or any YAML file, and change single values.
 
+    A file may say `extends: NAME` and hold only what differs from that shipped recipe.
+
     Args:
         name_or_path: E.g. `quick` or `my/recipe.yaml`.
         overrides: E.g. `cluster.eps=0.5`; values are YAML.
@@ -129,6 +161,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: The recipe does not exist, is no YAML, or holds an unknown key or a wrong value.
     """
+    path, values = _read(name_or_path)
+    return validate(Recipe, apply_overrides(values, overrides), where=f"recipe {path}")
+
+
+def _read(name_or_path: str) -> tuple[Path, dict[str, Any]]:
+    """Read the values of a recipe, laid over those of the one it extends."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = Path(str(files("reidge.train"))) / "recipes" / f"{name_or_path}.yaml"
@@ -142,7 +180,23 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"recipe {path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} is not a mapping of sections. Compare with a shipped one.")
-    return validate(Recipe, apply_overrides(values, overrides), where=f"recipe {path}")
+    extended = values.pop("extends", None)
+    if extended is None:
+        return path, values
+    if extended not in shipped_recipes():
+        raise InputError(
+            f"recipe {path} extends {extended!r}, which does not exist. Name one of: {', '.join(shipped_recipes())}."
+        )
+    return path, _laid_over(_read(extended)[1], values)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Let the values above win, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _laid_over(below[key], value) if both else value
+    return merged
 
 
 def dump_recipe(recipe: Recipe) -> str:

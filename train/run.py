@@ -1,30 +1,41 @@
 """What a training run works with, opened from its recipe."""
 
-# N = crops, H, W = input height and width, D = embedding
+# N = crops, B = batch, H, W = input height and width, D = embedding, T = embedding of a trained encoder
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import sys
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from reidge.edge.errors import InputError
-from reidge.train.datasets.market1501 import Market1501, read_market1501
+from reidge.edge.progress import Progress
+from reidge.train.attention import ClusterAttention
+from reidge.train.checkpoint import load_encoder
+from reidge.train.datasets import open_benchmark
 from reidge.train.encoders import Encoder, build_encoder
-from reidge.train.encoders.layers import use_ghost_batch_norm
-from reidge.train.extract import embed_crops
+from reidge.train.encoders.layers import frozen_statistics, use_ghost_batch_norm
+from reidge.train.extract import embed_crops, extract
 from reidge.train.images import TrainingImages, read_training_images
 from reidge.train.pretrained import load_pretrained
+from reidge.train.run_folder import TEACHER_NAME
+from reidge.train.teacher import Teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from reidge.train.datasets import Benchmark
+    from reidge.train.distributed import World
     from reidge.train.recipe import EncoderConfig, Recipe
 
 
@@ -34,12 +45,26 @@ class Run:
 
     recipe: Recipe
     run_dir: Path
+    world: World
     images: TrainingImages
-    split: Market1501 | None
+    split: Benchmark | None
     encoder: Encoder
+    network: Callable[[Tensor], Tensor]
+    """The encoder as the steps call it: compiled and distributed where the recipe and the world ask for it."""
+    teacher: Teacher | None
+    """None where no soft target is asked for."""
+    attention: ClusterAttention | None
+    """None where no part of the recipe needs it."""
+    guides_NT: Tensor | None
+    """Embeddings of all crops by a trained encoder; None unless a student learns from it."""
     optimizer: torch.optim.Optimizer
     device: torch.device
     bfloat16: bool
+
+    @property
+    def group(self) -> int:
+        """Images of a batch that must stay together: those that share batch-norm statistics, or those of a cluster."""
+        return self.recipe.encoder.ghost_batch or self.recipe.sampler.images
 
     def embed(self, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed crops in eval mode."""
@@ -50,13 +75,46 @@ class Run:
         """Compute in bfloat16 where the recipe says so and the machine is good at it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
-    def label(self, epoch: int) -> str:
-        """Name an epoch, counted from 0, for people."""
-        phase = "warm-up" if epoch < self.recipe.warmup_epochs else "train"
-        return f"{phase} {epoch + 1}/{self.recipe.total_epochs}"
+    @contextmanager
+    def accumulating(self, *, first: bool, last: bool) -> Iterator[None]:
+        """Add a part's gradients to those before: only the first moves batch-norm statistics, the last is sent."""
+        with ExitStack() as stack:
+            if not first:
+                stack.enter_context(frozen_statistics(self.encoder))
+                if self.teacher is not None:
+                    stack.enter_context(frozen_statistics(self.teacher.encoder))
+            if not last and isinstance(self.network, DistributedDataParallel):
+                stack.enter_context(self.network.no_sync())
+            yield
+
+    def phase(self, epoch: int) -> str:
+        """Name what an epoch, counted from 0, does: `distil`, `warmup` or `cluster`."""
+        if self.guides_NT is not None:
+            return "distil"
+        return "warmup" if epoch < self.recipe.warmup_epochs else "cluster"
+
+    def progress(self, epoch: int, what: str, *, total: int, unit: str) -> Progress:
+        """Count the work of an epoch, counted from 0; one process alone shows it."""
+        phase = {"warmup": "warm-up", "cluster": "train", "distil": "distil"}[self.phase(epoch)]
+        label = " ".join([phase, f"{epoch + 1}/{self.recipe.total_epochs}", *([what] if what else [])])
+        return Progress(label, total=total, unit=unit, quiet=not self.world.leads)
+
+    def warn(self, message: str) -> None:
+        """Say something on stderr, once."""
+        if self.world.leads:
+            print(f"warning: {message}.", file=sys.stderr, flush=True)
 
 
-def open_run(recipe: Recipe, crops: Path, run_dir: Path, split: Path | None, *, pretrained: bool = True) -> Run:
+def open_run(
+    recipe: Recipe,
+    crops: Path,
+    run_dir: Path,
+    split: Path | None,
+    *,
+    world: World,
+    device: str,
+    pretrained: bool = True,
+) -> Run:
     """Build network and optimiser and read the crops; nothing is written.
 
     Args:
@@ -64,6 +122,8 @@ def open_run(recipe: Recipe, crops: Path, run_dir: Path, split: Path | None, *, 
         crops: Crop folder, or a benchmark folder whose labels are not read.
         run_dir: Where the run will leave its files.
         split: Labelled query/gallery folder, for reported figures.
+        world: The processes of the run.
+        device: Of this process.
         pretrained: Whether to load the recipe's weights; a resumed run has its own.
 
     Raises:
@@ -71,26 +131,58 @@ def open_run(recipe: Recipe, crops: Path, run_dir: Path, split: Path | None, *, 
         ReidgeError: The recipe's weights cannot be downloaded.
     """
     torch.manual_seed(recipe.loop.seed)
-    device = _device(recipe.loop.device)
-    labelled = None if split is None else read_market1501(split)
-    # Channels last halves the time of a step on a CPU and lets a GPU use its tensor cores.
-    encoder = _encoder(recipe.encoder, pretrained=pretrained).to(memory_format=torch.channels_last).to(device)
+    own_device = _device(device)
+    _check_parts(recipe, world)
+    labelled = None if split is None else open_benchmark(split)
+    encoder = _encoder(recipe.encoder, pretrained=pretrained)
+    if recipe.loop.channels_last:
+        encoder = encoder.to(memory_format=torch.channels_last)
+    encoder = encoder.to(own_device)
     images = read_training_images(crops, recipe.data, size=encoder.input_size, resize=encoder.resize)
-    if recipe.warmup_epochs and images.tracklets is None:
-        raise InputError(f"{crops} has no tracklets to warm up with. Add --set warmup.epochs=0 and --weights.")
-    if len(images) < recipe.cluster.min_samples:
-        raise InputError(f"{crops} holds {len(images)} crops, too few to cluster. Harvest more footage.")
+    _check_images(recipe, crops, images)
+    attention = ClusterAttention(encoder.embedding_dim, recipe.attention) if recipe.memory.needs_attention else None
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     return Run(
         recipe=recipe,
         run_dir=run_dir,
+        world=world,
         images=images,
         split=labelled,
         encoder=encoder,
+        network=_network(encoder, recipe, world, own_device),
+        teacher=Teacher(encoder, recipe.teacher) if recipe.contrast.soft_weight > 0 else None,
+        attention=None if attention is None else attention.to(own_device),
+        guides_NT=_guides(recipe, run_dir, images, own_device),
         optimizer=torch.optim.Adam(parameters, lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay),
-        device=device,
-        bfloat16=_bfloat16(recipe.loop.precision, device),
+        device=own_device,
+        bfloat16=_bfloat16(recipe.loop.precision, own_device),
     )
+
+
+def _check_parts(recipe: Recipe, world: World) -> None:
+    ghost, batch = recipe.encoder.ghost_batch, recipe.sampler.clusters * recipe.sampler.images
+    if recipe.loop.accumulate > 1 and ghost is None:
+        raise InputError(
+            "loop.accumulate would change the batch-norm statistics where they span the batch. Add "
+            f"--set encoder.ghost_batch={max(2, batch // recipe.loop.accumulate)}, or leave accumulate at 1."
+        )
+    if world.size * recipe.loop.accumulate * (ghost or recipe.sampler.images) > batch:
+        raise InputError(
+            f"a batch of {batch} images has too few groups of {ghost or recipe.sampler.images} for {world.size} "
+            f"processes with {recipe.loop.accumulate} parts each. Lower loop.accumulate or encoder.ghost_batch, or "
+            "start fewer processes."
+        )
+
+
+def _check_images(recipe: Recipe, crops: Path, images: TrainingImages) -> None:
+    if recipe.cluster.method == "labels" and images.pids is None:
+        raise InputError(
+            f"{crops} has no labels for cluster.method labels. Give a labelled benchmark folder, or another method."
+        )
+    if recipe.warmup_epochs and images.tracklets is None:
+        raise InputError(f"{crops} has no tracklets to warm up with. Add --set warmup.epochs=0 and --weights.")
+    if len(images) < recipe.cluster.min_samples:
+        raise InputError(f"{crops} holds {len(images)} crops, too few to cluster. Harvest more footage.")
 
 
 def _encoder(config: EncoderConfig, *, pretrained: bool) -> Encoder:
@@ -106,6 +198,22 @@ def _encoder(config: EncoderConfig, *, pretrained: bool) -> Encoder:
     if config.ghost_batch is not None:
         use_ghost_batch_norm(encoder, config.ghost_batch)
     return encoder
+
+
+def _network(encoder: Encoder, recipe: Recipe, world: World, device: torch.device) -> Callable[[Tensor], Tensor]:
+    network: Callable[[Tensor], Tensor] = encoder
+    if world.size > 1:
+        network = DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
+    return torch.compile(network) if recipe.loop.compile else network
+
+
+def _guides(recipe: Recipe, run_dir: Path, images: TrainingImages, device: torch.device) -> Tensor | None:
+    """Embed every crop with the encoder a student learns from, at that encoder's own input size."""
+    if recipe.distil.encoder is None:
+        return None
+    kept = run_dir / TEACHER_NAME
+    trained = load_encoder(kept if kept.is_file() else recipe.distil.encoder).to(device)
+    return torch.from_numpy(extract(trained, images.paths)).to(device)
 
 
 def _device(name: str) -> torch.device:

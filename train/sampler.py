@@ -71,3 +71,12 @@ def draw(
         others = elsewhere if len(elsewhere) else others
     wanted = config.images - 1
     return np.concatenate([[anchor], rng.choice(others, wanted, replace=len(others) < wanted)])
+
+
+def shuffled(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of `size` of `count` images without end; each cycle shows an image at most once."""
+    size = min(size, count)
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]

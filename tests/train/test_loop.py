@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from reidge.edge.crops import CropRecord, CropWriter
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.train.augment import augment
+from reidge.train.augment import paint
 from reidge.train.checkpoint import load_encoder, load_state, save_encoder
 from reidge.train.cluster import ClusterConfig
 from reidge.train.encoders import build_encoder
@@ -90,10 +90,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     def killing(*args, **kwargs):  # type: ignore[no-untyped-def]
         if next(calls) == step:  # in the first and in the last epoch
             raise Killed
-        return augment(*args, **kwargs)
+        return paint(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("reidge.train.loop.augment", killing)
+        patch.setattr("reidge.train.batches.paint", killing)
         with pytest.raises(Killed):
             train(tiny(), crops, run_dir)
     torch.manual_seed(99)  # what a new process finds is not what the old one left

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 GEM_START = 3.0
 GEM_EPS = 1e-6
@@ -104,3 +105,17 @@ def use_ghost_batch_norm(network: nn.Module, group_size: int) -> None:
             norm.__class__ = GhostBatchNorm1d
         if isinstance(norm, GhostBatchNorm1d | GhostBatchNorm2d):
             norm.group_size = group_size
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of every batch norm where they are, while batches still make their own."""
+    norms = [norm for norm in network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
