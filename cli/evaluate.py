@@ -54,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and print."""
-    from reidge.train.datasets.market1501 import read_market1501
+    from reidge.train.datasets import open_benchmark
     from reidge.train.evaluate import evaluate_split
 
     if args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}. Give 1 or more.")
-    split = read_market1501(args.data)
+    split = open_benchmark(args.data)
     with open_embedder(args) as embedder:
         ranking = evaluate_split(
             embedder.embed, split, size=embedder.size, resize=embedder.resize, batch_size=args.batch_size

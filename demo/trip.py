@@ -25,7 +25,7 @@ from reidge.edge.site import IdentityConfig, OutputConfig, Site, StorageConfig
 from reidge.edge.stream import CameraConfig
 from reidge.export.bundle import export_bundle
 from reidge.train.checkpoint import load_encoder
-from reidge.train.datasets.market1501 import read_market1501
+from reidge.train.datasets import open_benchmark
 from reidge.train.encoders import build_encoder
 from reidge.train.evaluate import Ranking, evaluate_split
 from reidge.train.extract import embed_crops
@@ -127,7 +127,7 @@ def live_site(output: Path, config: SiteConfig) -> Site:
 
 def evaluate_all(split_root: Path, encoder: Encoder, bundle: Path, *, seed: int) -> dict[str, Ranking]:
     """Score the histogram baseline, random weights, the trained encoder and the INT8 bundle on one split."""
-    split = read_market1501(split_root)
+    split = open_benchmark(split_root)
     torch.manual_seed(seed)
     untrained = build_encoder(encoder.architecture, input_size=encoder.input_size, **encoder.options)
     score = partial(evaluate_split, split=split, size=encoder.input_size, resize=encoder.resize)

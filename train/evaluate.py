@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.train.datasets.market1501 import Market1501
+    from reidge.train.datasets import Benchmark
 
 MAX_RANK = 50
 QUERIES_AT_ONCE = 256
@@ -128,7 +128,7 @@ def embed_paths(
 
 def evaluate_split(
     embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    split: Market1501,
+    split: Benchmark,
     *,
     size: tuple[int, int],
     resize: ResizeMethod,

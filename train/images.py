@@ -6,32 +6,42 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.crops import ResizeMethod, read_crop_folder, read_image, report_unreadable, resize_crops
+from reidge.edge.crops import ResizeMethod, read_image, report_unreadable, resize_crops
 from reidge.edge.errors import InputError
 from reidge.edge.progress import Progress
-from reidge.train.datasets.market1501 import TRAIN, read_images
+from reidge.train.datasets.benchmark import UNKNOWN
+from reidge.train.datasets.layouts import LayoutName, find_layout
+from reidge.train.decoder import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid"):
-    """How crops are kept."""
+    """Where crops come from and how they are kept."""
 
+    layout: LayoutName = "auto"
+    """How the folder is read; `auto` looks."""
+    pattern: str | None = None
+    """Regular expression with the groups `pid`, `camid`, `tracklet` or `split`, searched for in the path of each image
+    below the folder."""
+    csv: Path | None = None
+    """Table with the column `path`, relative to the folder, and any of `pid,camid,tracklet,split`."""
     cache_gib: float = Field(8.0, ge=0)
     """Memory for decoded crops in GiB; a larger set is decoded anew for every batch."""
     max_unreadable: float = Field(0.05, ge=0, le=1)
-    """Share of unreadable files above which training does not start."""
+    """Share of unreadable files above which training does not start, or stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +50,34 @@ class TrainingImages:
 
     paths: tuple[Path, ...]
     camids: NDArray[np.int64]
-    """`(N,)`, cameras numbered in the order of their names."""
+    """`(N,)`, cameras numbered in their order from 0; -1 where not known."""
     tracklets: NDArray[np.int64] | None
-    """`(N,)`, tracklets numbered in the order of their names; None where the layout has none."""
+    """`(N,)`, tracklets numbered in their order from 0; None where the layout has none."""
+    pids: NDArray[np.int64] | None
+    """`(N,)`, who it is; None where not all are labelled. Training without labels never looks at them."""
     size: tuple[int, int]
     """Height and width in pixels."""
     resize: ResizeMethod
     pixels: NDArray[np.uint8] | None
     """`(N, H, W, 3)` BGR; None where it would not fit into the memory allowed."""
+    decoder: Decoder
+    """Of the files, where there are no pixels."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def unreadable(self) -> frozenset[int]:
+        """Crops that could be read at first and no longer can; `take` returns black for them."""
+        return self.decoder.unreadable
+
     def take(self, indices_B: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the crops at these positions, `(B, H, W, 3)` BGR."""
-        if self.pixels is not None:
-            return self.pixels[indices_B]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            images = threads.map(read_image, [self.paths[i] for i in indices_B])
-            return resize_crops(images, size=self.size, method=self.resize)
+        """Return the crops at these positions, `(B, H, W, 3)` BGR.
+
+        Raises:
+            ReidgeError: More than `DataConfig.max_unreadable` of the files have become unreadable.
+        """
+        return self.decoder.read(indices_B) if self.pixels is None else self.pixels[indices_B]
 
     def fingerprint(self) -> str:
         """Hash of names, cameras and tracklets: whether a resumed run sees the same crops in the same order."""
@@ -70,16 +89,55 @@ class TrainingImages:
 
 
 def read_training_images(
-    root: Path, config: DataConfig, *, size: tuple[int, int], resize: ResizeMethod
+    root: Path, config: DataConfig, *, size: tuple[int, int], resize: ResizeMethod, quiet: bool = False
 ) -> TrainingImages:
-    """Read a crop folder, or the training images of a benchmark folder without their labels.
+    """Read a crop folder, or the training images of a data set.
 
-    Unreadable files are left out, counted and named in one line on stderr.
+    What was recognised is said in one line on stderr, and so is a difference from published counts. Unreadable files
+    are left out, counted and named in one line, and so are cameras that are not known.
+
+    Args:
+        root: A folder of any layout that `find_layout` knows.
+        config: Which layout, and how crops are kept.
+        size: Height and width in pixels.
+        resize: How crops are brought there.
+        quiet: Whether to say nothing, as all but one of several processes do.
 
     Raises:
         InputError: There are no crops, or more than `config.max_unreadable` of them are unreadable.
     """
-    paths, camids, tracklets = _read_index(root)
+    layout = find_layout(root, config.layout, pattern=config.pattern, csv=config.csv)
+    images = layout.read("train")
+    if not quiet:
+        layout.say({"train": images})
+        _warn_of_unknown_cameras(images.camids)
+    pixels, readable = _decode_all(images.paths, config, size=size, resize=resize, quiet=quiet)
+    keep = np.flatnonzero(readable)
+    unreadable = [images.paths[i] for i in np.flatnonzero(~readable)]
+    report_unreadable(
+        root,
+        unreadable,
+        total=len(images),
+        max_share=config.max_unreadable,
+        otherwise="allow more with --set data.max_unreadable=SHARE",
+    )
+    paths = tuple(images.paths[i] for i in keep)
+    return TrainingImages(
+        paths=paths,
+        camids=_numbered(images.camids)[keep],
+        tracklets=None if images.tracklets is None else _numbered(images.tracklets[keep]),
+        pids=None if (images.pids == UNKNOWN).any() else images.pids[keep],
+        size=size,
+        resize=resize,
+        pixels=None if pixels is None else _compacted(pixels, keep),
+        decoder=Decoder(paths, size=size, resize=resize, max_unreadable=config.max_unreadable),
+    )
+
+
+def _decode_all(
+    paths: Sequence[Path], config: DataConfig, *, size: tuple[int, int], resize: ResizeMethod, quiet: bool
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_]]:
+    """Decode every file once; return the crops if they fit into memory, and which files could be read."""
     fits = len(paths) * size[0] * size[1] * 3 <= config.cache_gib * 2**30
     pixels = np.empty((len(paths) if fits else 0, *size, 3), dtype=np.uint8)
     readable = np.zeros(len(paths), dtype=bool)
@@ -93,34 +151,35 @@ def read_training_images(
             pixels[index] = resize_crops([image], size=size, method=resize)[0]
         readable[index] = True
 
-    with Progress("read crops", total=len(paths), unit="crops") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(load, range(len(paths))):
+    progress = Progress("read crops", total=len(paths), unit="crops", quiet=quiet)
+    with progress, ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(load, range(len(paths))):
             progress.advance()
-    report_unreadable(
-        root,
-        [path for path, ok in zip(paths, readable, strict=True) if not ok],
-        total=len(paths),
-        max_share=config.max_unreadable,
-        otherwise="allow more with --set data.max_unreadable=SHARE",
-    )
-    keep = np.flatnonzero(readable)
-    return TrainingImages(
-        paths=tuple(path for path, ok in zip(paths, readable, strict=True) if ok),
-        camids=_numbered(camids)[keep],
-        tracklets=None if tracklets is None else _numbered(np.array(tracklets)[keep]),
-        size=size,
-        resize=resize,
-        pixels=(pixels if readable.all() else pixels[keep]) if fits else None,
-    )
+    return pixels if fits else None, readable
 
 
-def _read_index(root: Path) -> tuple[Sequence[Path], Sequence[str], Sequence[str] | None]:
-    if (root / TRAIN).is_dir():
-        images = read_images(root / TRAIN)
-        return images.paths, [f"{camid:09d}" for camid in images.camids], None
-    records = read_crop_folder(root).records
-    return [root / r.path for r in records], [r.camid for r in records], [r.tracklet for r in records]
+def _compacted(pixels: NDArray[np.uint8], keep: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Move the rows to keep to the front, in place: a second copy might not fit into memory."""
+    for row, index in enumerate(keep):
+        if row != index:
+            pixels[row] = pixels[index]
+    return pixels[: len(keep)]
 
 
-def _numbered(names: Iterable[str]) -> NDArray[np.int64]:
-    return np.unique(np.asarray(list(names)), return_inverse=True)[1].reshape(-1).astype(np.int64)
+def _numbered(names_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number what is known from 0 without gaps."""
+    numbers_N = names_N.copy()
+    known = names_N != UNKNOWN
+    numbers_N[known] = np.unique(names_N[known], return_inverse=True)[1].reshape(-1)
+    return numbers_N
+
+
+def _warn_of_unknown_cameras(camids_N: NDArray[np.int64]) -> None:
+    unknown = int((camids_N == UNKNOWN).sum())
+    if unknown:
+        print(
+            f"warning: the cameras of {unknown} of {len(camids_N)} crops are unknown, so a batch cannot be drawn "
+            "across cameras. Put each camera's crops into a folder of their own, or see docs/data.md.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.train.datasets.market1501 import Market1501
+    from reidge.train.datasets import Benchmark
     from reidge.train.images import TrainingImages
     from reidge.train.recipe import Recipe
     from reidge.train.run_folder import EpochRecord
@@ -66,7 +66,7 @@ def write_report(
     images: TrainingImages,
     labels_N: NDArray[np.int64] | None,
     embed: Embed,
-    split: Market1501 | None,
+    split: Benchmark | None,
 ) -> None:
     """Write `report.html`: ranked examples where a labelled split is given, else sheets of clusters."""
     sections = []
@@ -106,7 +106,7 @@ def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingIma
     return figures
 
 
-def ranked_examples(embed: Embed, split: Market1501, images: TrainingImages) -> list[Section]:
+def ranked_examples(embed: Embed, split: Benchmark, images: TrainingImages) -> list[Section]:
     """Show the queries with the highest and the lowest average precision."""
     query_QD, gallery_GD = (
         embed_paths(embed, part.paths, size=images.size, resize=images.resize) for part in (split.query, split.gallery)

@@ -1,75 +1,42 @@
-"""Market-1501's layout, which many labelled splits share: `0002_c1s1_000451_03.jpg` is person 2 in camera 1."""
+"""Folders of images named as in Market-1501: `0002_c1s1_000451_03.jpg` is person 2 in camera 1.
+
+DukeMTMC-reID (`0005_c2_f0046985.jpg`), PersonX (`0001_c3s1_...`) and VeRi-776 (`0002_c002_00030600_0.jpg`) name theirs
+so too; only the names of the folders differ.
+"""
 
 # N = images
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reidge.edge.errors import InputError
+from reidge.train.datasets.benchmark import LabelledImages, Split, image_files, require_images
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
 NAME = re.compile(r"^(-?\d+)_c(\d+)")
-SUFFIXES = (".jpg", ".jpeg", ".png")
 JUNK_PID = -1
 """Boxes that are not a person; left out by every published evaluation."""
-TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
+MARKET_FOLDERS: Mapping[Split, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+VERI_FOLDERS: Mapping[Split, str] = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages:
-    """Images with identity and camera, sorted by path."""
-
-    paths: tuple[Path, ...]
-    pids: NDArray[np.int64]
-    """`(N,)`; 0 is a distractor nobody asks for."""
-    camids: NDArray[np.int64]
-    """`(N,)`."""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Market1501:
-    """The query/gallery split of a folder in Market-1501's layout."""
-
-    root: Path
-    query: LabelledImages
-    gallery: LabelledImages
-
-
-def read_market1501(root: Path) -> Market1501:
-    """Read names of `query/` and `bounding_box_test/`; the images stay on disk.
+def read_named_images(folder: Path) -> LabelledImages:
+    """Read person and camera from the names in one folder; the images stay on disk, junk is left out.
 
     Raises:
-        InputError: A folder is missing or empty, or a file name does not follow the layout.
-    """
-    return Market1501(root=root, query=read_images(root / QUERY), gallery=read_images(root / GALLERY))
-
-
-def read_images(folder: Path) -> LabelledImages:
-    """Read the names of one folder of the layout.
-
-    Raises:
-        InputError: As `read_market1501`.
+        InputError: The folder is missing or empty, or a file name does not follow the layout.
     """
     if not folder.is_dir():
-        raise InputError(
-            f"{folder} does not exist. Give the folder that holds {QUERY}/ and {GALLERY}/ in Market-1501's layout."
-        )
+        raise InputError(f"{folder} does not exist. Give the folder that holds it, as it was unpacked.")
     paths, pids, camids = [], [], []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    for path in image_files(folder):
         name = NAME.match(path.name)
         if name is None:
             raise InputError(f"{path} is not named PID_cCAMERA..., e.g. 0002_c1s1_000451_03.jpg. Rename or remove it.")
@@ -78,6 +45,16 @@ def read_images(folder: Path) -> LabelledImages:
             paths.append(path)
             pids.append(pid)
             camids.append(camid)
-    if not paths:
-        raise InputError(f"{folder} holds no images ({', '.join(SUFFIXES)}). Give a folder that does.")
-    return LabelledImages(paths=tuple(paths), pids=np.array(pids), camids=np.array(camids))
+    images = LabelledImages(
+        paths=tuple(paths), pids=np.array(pids, dtype=np.int64), camids=np.array(camids, dtype=np.int64)
+    )
+    return require_images(images, folder)
+
+
+def join(parts: Sequence[LabelledImages]) -> LabelledImages:
+    """Put the images of several folders behind each other."""
+    return LabelledImages(
+        paths=tuple(path for part in parts for path in part.paths),
+        pids=np.concatenate([part.pids for part in parts]),
+        camids=np.concatenate([part.camids for part in parts]),
+    )
