@@ -41,6 +41,25 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def claims_table(runs: Sequence[dict[str, Any]], claims: Iterable[tuple[str, str, str]]) -> str:
+    """Whether each claimed ordering holds: the difference of mAP, seed by seed, against its own spread."""
+    maps = {(run["name"], run["seed"]): 100 * run["mAP"] for run in runs}
+    rows = []
+    for claim, better, worse in claims:
+        seeds = sorted(seed for name, seed in maps if name == better and (worse, seed) in maps)
+        if seeds:
+            gains = [maps[better, seed] - maps[worse, seed] for seed in seeds]
+            rows.append([claim, _spread(gains, 1), _verdict(gains)])
+    return markdown_table(["claim", "gain in mAP", "here"], rows)
+
+
+def _verdict(gains: Sequence[float]) -> str:
+    """One standard deviation is little to go by, and all that three seeds give."""
+    if len(gains) < 2 or abs(np.mean(gains)) <= np.std(gains, ddof=1):
+        return "undecided"
+    return "holds" if np.mean(gains) > 0 else "does not hold"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Test mAP, fraction, of the encoders that different choices keep from one run."""
@@ -84,18 +103,22 @@ def choice_table(runs: Sequence[dict[str, Any]]) -> str:
     return markdown_table(["kept encoder", "mAP", "given up, mean", "given up, at most", "runs"], rows)
 
 
-def write_tables(result: dict[str, Any], names: Sequence[str], document: Path) -> None:
+def write_tables(
+    result: dict[str, Any], names: Sequence[str], claims: Iterable[tuple[str, str, str]], document: Path
+) -> None:
     """Put the tables of a result into the document.
 
     Args:
         result: As benchmarks/results/ablation-SETTING.json holds it.
         names: Of the configurations, in the order of the lines.
+        claims: What is claimed, and the names of the better and the worse configuration.
         document: With markers for this setting.
     """
     setting, runs, data = result["setting"], result["runs"], result["data"]
     seeds = len({run["seed"] for run in runs})
     about = f"{seeds} seeds, mean ± standard deviation. Ran on {ran_on(result)}"
     put_between_markers(document, f"ablation-{setting}", f"{ablation_table(runs, names)}\n\n{about}")
+    put_between_markers(document, f"claims-{setting}", claims_table(runs, claims))
     put_between_markers(document, f"choice-{setting}", choice_table(runs))
     rows = [[part, str(n["images"]), str(n["people"])] for part, n in data["counts"].items()]
     difficulty = (
