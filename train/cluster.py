@@ -14,15 +14,27 @@ from sklearn.cluster import DBSCAN
 from sklearn.neighbors import sort_graph_by_row_values
 
 from reidge.edge.errors import InputError
+from reidge.train.agglomerative import average_linkage
+from reidge.train.hdbscan import hdbscan
+from reidge.train.infomap import find_modules, neighbour_links
 from reidge.train.jaccard import jaccard_distances
+from reidge.train.kmeans import kmeans
 from reidge.train.labels import OUTLIER as OUTLIER
 from reidge.train.labels import num_clusters as num_clusters
+from reidge.train.labels import number_clusters
 from reidge.train.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
+
+IMAGES_PER_CLUSTER = 16
+"""Of k-means where no number of clusters is given: about what a person has in the benchmarks."""
+
+MAX_DISTANCE = 0.99
+"""Jaccard distance of the pairs that `hdbscan` and `agglomerative` look at; those beyond count as 1. They share next
+to nothing and are thirty times as many as the others: up to 1, a set of 13,000 images fills gigabytes."""
 
 
 class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
@@ -46,7 +58,7 @@ class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
     min_cluster_size: int = Field(5, ge=2)
     """All but `dbscan`: the members of smaller clusters are outliers."""
     clusters: int | None = Field(None, ge=2)
-    """`kmeans`: how many; None takes one for every 16 images."""
+    """`kmeans`: how many; None takes one for every 16 images, rounded."""
     neighbours: int = Field(15, ge=2)
     """`infomap`: neighbours an image is linked to, the image itself counted."""
     min_similarity: float = Field(0.5, ge=0, lt=1)
@@ -59,8 +71,8 @@ class Clustering:
 
     labels_N: NDArray[np.int64]
     """Clusters 0, 1, ... in the order of their first core (`dbscan`) or image; `OUTLIER` is outside all."""
-    distances: csr_matrix | None
-    """Sparse Jaccard distances `(N, N)`; None where the method has no use for them."""
+    distances: csr_matrix | None = None
+    """Sparse Jaccard distances `(N, N)`, up to eps for `dbscan`; None where the method has no use for them."""
 
 
 def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int) -> Clustering:
@@ -78,10 +90,32 @@ def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int
     if features_ND.ndim != 2 or not torch.isfinite(features_ND).all():
         shape = tuple(features_ND.shape)
         raise InputError(f"got features of shape {shape} to cluster: wants a matrix (N, D) of finite numbers.")
-    if config.method == "dbscan":
-        distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=eps)
-        return Clustering(labels_N=dbscan(distances, eps=eps, min_samples=config.min_samples), distances=distances)
-    raise InputError(f"cluster.method {config.method} is not known here. Set it to dbscan.")
+    if config.method == "labels":
+        raise InputError("cluster.method labels takes the labels of the data; there is nothing to cluster.")
+    if config.method == "kmeans":
+        groups_N = kmeans(features_ND, _kmeans_clusters(config, len(features_ND)), seed=seed)
+        return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
+    if config.method == "infomap":
+        links = neighbour_links(features_ND, neighbours=config.neighbours, min_similarity=config.min_similarity)
+        groups_N = find_modules(links, seed=seed)
+        return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
+    max_distance = eps if config.method == "dbscan" else MAX_DISTANCE
+    distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=max_distance)
+    return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances)
+
+
+def _by_distances(distances: csr_matrix, config: ClusterConfig, eps: float) -> NDArray[np.int64]:
+    if config.method == "hdbscan":
+        return hdbscan(distances, min_samples=config.min_samples, min_cluster_size=config.min_cluster_size)
+    if config.method == "agglomerative":
+        return number_clusters(average_linkage(distances, eps=eps), min_size=config.min_cluster_size)
+    return dbscan(distances, eps=eps, min_samples=config.min_samples)
+
+
+def _kmeans_clusters(config: ClusterConfig, images: int) -> int:
+    if config.clusters is not None and config.clusters > images:
+        raise InputError(f"cluster.clusters is {config.clusters}, the images are {images}. Set fewer.")
+    return config.clusters or max(1, round(images / IMAGES_PER_CLUSTER))
 
 
 def dbscan(distances: csr_matrix, *, eps: float = 0.6, min_samples: int = 4) -> NDArray[np.int64]:

@@ -1,18 +1,32 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 from scipy.sparse import csr_matrix
+from torch.nn import functional
 
-from reidge.train.cluster import OUTLIER, ClusterConfig, dbscan, num_clusters
+from reidge.edge.errors import InputError
+from reidge.train.cluster import OUTLIER, ClusterConfig, Clustering, cluster, dbscan, num_clusters
 from reidge.train.jaccard import jaccard_distances
 
+METHODS = ["dbscan", "hdbscan", "agglomerative", "kmeans", "infomap"]
+PEOPLE, EACH = 12, 10
 
-def test_outliers_are_not_a_cluster() -> None:
-    assert num_clusters(np.array([0, 0, 1, OUTLIER])) == 2
-    assert num_clusters(np.array([OUTLIER])) == 0
-    assert num_clusters(np.array([], dtype=np.int64)) == 0
+
+def people() -> torch.Tensor:
+    """Ten images of each of twelve people, in turn."""
+    generator = torch.Generator().manual_seed(0)
+    who = functional.normalize(torch.randn(PEOPLE, 32, generator=generator), dim=1).repeat(EACH, 1)
+    return functional.normalize(who + 0.05 * torch.randn(who.shape, generator=generator), dim=1)
+
+
+def run(method: str, features_ND: torch.Tensor, *, eps: float = 0.6, seed: int = 0, **fields: Any) -> Clustering:
+    config = ClusterConfig.model_validate({"method": method, "k1": 10, "k2": 3, "neighbours": 8, **fields})
+    return cluster(features_ND, config, eps=eps, seed=seed)
 
 
 def test_pairs_that_are_not_stored_are_far_apart() -> None:
@@ -39,3 +53,67 @@ def test_distances_refuse_what_is_no_matrix() -> None:
 def test_eps_of_one_would_join_everything_and_is_refused() -> None:
     with pytest.raises(ValidationError):
         ClusterConfig(eps=1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_finds_people_that_are_apart(method: str) -> None:
+    labels = run(method, people(), clusters=PEOPLE).labels_N
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, np.tile(np.arange(PEOPLE), EACH))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_gives_the_same_labels_for_a_seed(method: str) -> None:
+    features = functional.normalize(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    first = run(method, features, eps=0.8, seed=5).labels_N
+    np.testing.assert_array_equal(first, run(method, features, eps=0.8, seed=5).labels_N)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_too_few_images_to_cluster_are_outliers(method: str, number: int) -> None:
+    assert run(method, people()[:number]).labels_N.tolist() == [OUTLIER] * number
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_that_are_all_the_same_have_labels(method: str) -> None:
+    labels = run(method, people()[:1].repeat(60, 1)).labels_N
+    assert labels.shape == (60,)
+    assert sorted(set(labels) - {OUTLIER}) == list(range(num_clusters(labels)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused(method: str, wrong: float) -> None:
+    features = people()
+    features[3, 4] = wrong
+    with pytest.raises(InputError, match="finite"):
+        run(method, features)
+
+
+def test_features_that_are_no_matrix_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\(32,\)"):
+        run("dbscan", people()[0])
+
+
+def test_more_clusters_than_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"cluster\.clusters is 121, the images are 120"):
+        run("kmeans", people(), clusters=121)
+
+
+def test_labels_of_the_data_are_not_found_by_clustering() -> None:
+    with pytest.raises(InputError, match=r"cluster\.method labels"):
+        run("labels", people())
+
+
+def test_eps_of_the_epoch_counts_and_not_that_of_the_recipe() -> None:
+    distances = run("dbscan", people(), eps=0.3).distances
+    assert distances is not None
+    assert distances.max() <= 0.3
+    assert num_clusters(run("dbscan", people(), eps=0.001).labels_N) == 0
+
+
+@pytest.mark.parametrize("method", ["hdbscan", "agglomerative", "kmeans", "infomap"])
+def test_members_of_clusters_below_the_smallest_size_are_outliers(method: str) -> None:
+    labels = run(method, people(), clusters=PEOPLE, min_cluster_size=EACH + 1).labels_N
+    assert all(size > EACH for size in np.bincount(labels[labels != OUTLIER]))

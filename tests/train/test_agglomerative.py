@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from reidge.train.agglomerative import average_linkage
+
+
+def test_all_pairs_of_two_clusters_count() -> None:
+    # 0 and 1 are near, 2 is near to 1 only: on average 0.65 away from the two.
+    distances = csr_matrix(([0.1, 0.1, 0.3, 0.3], ([0, 1, 1, 2], [1, 0, 2, 1])), shape=(3, 3))
+    assert average_linkage(distances, eps=0.64).tolist() == [0, 0, 2]
+    assert average_linkage(distances, eps=0.66).tolist() == [0, 0, 0]
+
+
+def test_copies_are_joined() -> None:
+    copies = csr_matrix((np.zeros(16), (np.repeat(np.arange(4), 4), np.tile(np.arange(4), 4))), shape=(4, 4))
+    assert average_linkage(copies, eps=0.1).tolist() == [0, 0, 0, 0]
+
+
+def test_images_alone_stay_alone() -> None:
+    assert average_linkage(csr_matrix((3, 3)), eps=0.9).tolist() == [0, 1, 2]
+    assert average_linkage(csr_matrix((0, 0)), eps=0.9).tolist() == []

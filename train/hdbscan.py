@@ -1,0 +1,174 @@
+"""HDBSCAN on a sparse graph of distances: clusters of unequal density, without an eps.
+
+After Campello, Moulavi and Sander (PAKDD 2013). The hierarchy is that of the connected components of the graph as the
+largest allowed distance grows. Jaccard distances tie often, so a component may fall into more than two parts at once;
+all are taken together, and the result does not depend on the order of the edges.
+"""
+
+# N = images, E = edges, T = nodes of the tree (images first, then merges), C = clusters that were ever alive
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+
+from reidge.train.labels import OUTLIER, number_clusters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+FAR = 1.0
+"""Distance of a pair that is not stored."""
+MIN_DISTANCE = 1e-6
+"""Smaller distances are rounding; without a limit a few copies of an image would be infinitely stable."""
+
+
+def hdbscan(distances: csr_matrix, *, min_samples: int = 4, min_cluster_size: int = 5) -> NDArray[np.int64]:
+    """Cluster by density and keep the clusters that live longest ("excess of mass"); all images are never one cluster.
+
+    Args:
+        distances: `(N, N)`, symmetric, the diagonal stored as 0; pairs that are not stored are at distance 1.
+        min_samples: Neighbours, the image itself included, within the core distance.
+        min_cluster_size: Fewer images are no cluster but fall out of one; at least 2.
+
+    Returns:
+        `(N,)`; clusters are 0, 1, ... in the order of their first image. An image where clusters part, and whose core
+        distance is that of the parting, is an outlier.
+    """
+    number = distances.shape[0]
+    if number < 2:
+        return np.full(number, OUTLIER, dtype=np.int64)
+    rows_E, columns_E, lengths_E = _mutual_reachability(distances, min_samples)
+    tree = _single_linkage(number, rows_E, columns_E, lengths_E)
+    cluster_N, parents_C, stabilities_C, clusters = _condense(number, *tree, min_cluster_size)
+    chosen_C = _most_stable(parents_C[:clusters], stabilities_C[:clusters])
+    return number_clusters(chosen_C[cluster_N])
+
+
+def _mutual_reachability(
+    distances: csr_matrix, min_samples: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Lengthen each edge to the core distances of its ends; edges below `FAR`, shortest first."""
+    core_N = _core_distances(distances.indptr, distances.data, min_samples)
+    edges = distances.tocoo()
+    lengths_E = np.maximum(np.maximum(core_N[edges.row], core_N[edges.col]), edges.data)
+    kept = np.flatnonzero((edges.row < edges.col) & (lengths_E < FAR))
+    order = kept[np.argsort(lengths_E[kept], kind="stable")]
+    return edges.row[order].astype(np.int64), edges.col[order].astype(np.int64), lengths_E[order]
+
+
+@njit
+def _core_distances(starts, lengths, min_samples):  # type: ignore[no-untyped-def]
+    cores = np.full(len(starts) - 1, FAR)
+    for row in range(len(cores)):
+        near = lengths[starts[row] : starts[row + 1]]
+        if len(near) >= min_samples:
+            cores[row] = np.sort(near)[min_samples - 1]
+    return cores
+
+
+@njit
+def _single_linkage(number, rows, columns, lengths):  # type: ignore[no-untyped-def]
+    """Join the nearest components until one is left; what no edge joins is `FAR` apart.
+
+    Returns:
+        The two children, the distance and the number of images of each node of the tree; images are 0 .. number - 1.
+    """
+    children = np.full((2 * number - 1, 2), -1, dtype=np.int64)
+    heights, sizes = np.zeros(2 * number - 1), np.ones(2 * number - 1, dtype=np.int64)
+    above = np.arange(2 * number - 1)  # a node nearer to the root, or the root itself
+    top = number
+    for edge in range(len(rows) + number - 1):
+        # Past the edges, every image is joined with the first one.
+        left, right, height = 0, edge - len(rows) + 1, FAR
+        if edge < len(rows):
+            left, right, height = rows[edge], columns[edge], lengths[edge]
+        while above[left] != left:
+            above[left] = above[above[left]]
+            left = above[left]
+        while above[right] != right:
+            above[right] = above[above[right]]
+            right = above[right]
+        if left != right:
+            children[top, 0], children[top, 1] = left, right
+            heights[top], sizes[top] = height, sizes[left] + sizes[right]
+            above[left] = above[right] = top
+            top += 1
+    return children, heights, sizes
+
+
+@njit
+def _condense(number, children, heights, sizes, min_size):  # type: ignore[no-untyped-def]
+    """Follow the clusters from the root down: where a component falls apart, parts of `min_size` live on.
+
+    One such part is still the same cluster; of several each is a new one.
+
+    Returns:
+        For each image the last cluster it was in; for each cluster its parent (the root's is -1) and its stability:
+        1 / distance, from where the cluster begins to where each image leaves it, summed over the images; and how
+        many clusters there are.
+    """
+    cluster_of = np.zeros(number, dtype=np.int64)
+    parents, births, stabilities = np.full(number, -1, dtype=np.int64), np.zeros(number), np.zeros(number)
+    clusters = 1
+    nodes, owners = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int64)  # still to be looked at
+    nodes[0], owners[0], waiting = 2 * number - 2, 0, 1
+    parts, images = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int64)
+    while waiting:
+        waiting -= 1
+        node, owner = nodes[waiting], owners[waiting]
+        density = 1 / max(heights[node], MIN_DISTANCE)
+        found = _descend(node, heights[node], number, children, heights, parts)
+        large = (sizes[parts[:found]] >= min_size).sum()
+        for part in parts[:found]:
+            if sizes[part] >= min_size and large == 1:
+                heir = owner
+            else:
+                stabilities[owner] += sizes[part] * (density - births[owner])
+                if sizes[part] < min_size:
+                    cluster_of[images[: _descend(part, 0, number, children, heights, images)]] = owner
+                    continue
+                heir, clusters = clusters, clusters + 1
+                parents[heir], births[heir] = owner, density
+            nodes[waiting], owners[waiting] = part, heir
+            waiting += 1
+    return cluster_of, parents, stabilities, clusters
+
+
+@njit
+def _descend(node, height, number, children, heights, found):  # type: ignore[no-untyped-def]
+    """Write to `found` the images and the merges below `height` that a node consists of; say how many there are."""
+    met, depth = 0, 1
+    found[0] = node
+    # The nodes that are done stand at the front, those to look at behind them.
+    while depth > met:
+        part = found[depth - 1]
+        if part >= number and heights[part] >= height:
+            found[depth - 1], found[depth] = children[part]
+            depth += 1
+        else:
+            found[depth - 1], found[met] = found[met], part
+            met += 1
+    return met
+
+
+def _most_stable(parents_C: NDArray[np.int64], stabilities_C: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose the clusters, none within another and never the root, of the largest stability in all.
+
+    Returns:
+        `(C,)`: the chosen cluster that each lies in or is; `OUTLIER` where there is none.
+    """
+    best_C, below_C = stabilities_C.copy(), np.zeros(len(parents_C))
+    chosen = np.zeros(len(parents_C), dtype=bool)
+    for cluster in range(len(parents_C) - 1, 0, -1):  # children have larger numbers
+        chosen[cluster] = below_C[cluster] <= stabilities_C[cluster]
+        best_C[cluster] = max(below_C[cluster], stabilities_C[cluster])
+        below_C[parents_C[cluster]] += best_C[cluster]
+    owners_C = np.full(len(parents_C), OUTLIER, dtype=np.int64)
+    for cluster in range(1, len(parents_C)):
+        owner = owners_C[parents_C[cluster]]
+        owners_C[cluster] = cluster if owner == OUTLIER and chosen[cluster] else owner
+    return owners_C

@@ -1,0 +1,81 @@
+"""k-means on unit-length embeddings, on the device where they are.
+
+In torch: a GPU takes a second for what takes a CPU minutes, and unlike scikit-learn's, whose threads add up their
+shares in any order, the result is the same each time.
+"""
+
+# N = images, K = clusters, D = embedding, R = rows at a time, T = tries
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+MAX_ROUNDS = 30
+"""Rounds after which the centroids stay as they are; most runs end sooner, with labels that no longer change."""
+ROWS_AT_ONCE = 4096
+"""Rows of the similarity matrix in memory."""
+
+
+@torch.no_grad()
+def kmeans(features_ND: Tensor, clusters: int, *, seed: int) -> NDArray[np.int64]:
+    """Divide images among centroids, each the normalised mean of its images (Dhillon and Modha, 2001).
+
+    Args:
+        features_ND: Unit length.
+        clusters: How many centroids, 1 to N; those that lose all their images stay without.
+        seed: Of the first centroids, drawn by greedy k-means++ (Arthur and Vassilvitskii, 2007).
+
+    Returns:
+        `(N,)`: 0 .. clusters - 1.
+    """
+    if len(features_ND) == 0:
+        return np.empty(0, dtype=np.int64)
+    centroids_KD = _first_centroids(features_ND, clusters, np.random.default_rng(seed))
+    labels_N = _nearest(features_ND, centroids_KD)
+    for _ in range(MAX_ROUNDS):
+        # Sums over sorted images: unlike index_add_ on a GPU, always in the same order.
+        starts_K = torch.bincount(labels_N, minlength=clusters).cumsum(0).roll(1)
+        starts_K[0] = 0
+        sums_KD = functional.embedding_bag(labels_N.argsort(stable=True), features_ND, starts_K, mode="sum")
+        centroids_KD = functional.normalize(sums_KD, dim=1)
+        last_N, labels_N = labels_N, _nearest(features_ND, centroids_KD)
+        if torch.equal(last_N, labels_N):
+            break
+    return labels_N.cpu().numpy()
+
+
+def _nearest(features_ND: Tensor, centroids_KD: Tensor) -> Tensor:
+    starts = range(0, len(features_ND), ROWS_AT_ONCE)
+    return torch.cat([(features_ND[i : i + ROWS_AT_ONCE] @ centroids_KD.T).argmax(dim=1) for i in starts])
+
+
+def _first_centroids(features_ND: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
+    """Draw images in turn, with a chance in proportion to the squared distance to the nearest one drawn before.
+
+    Of a few drawn at a time the one that leaves the smallest sum stays. With many small clusters a single draw often
+    falls into one that has a centroid; a few cost hardly more, as the time goes into reading the features.
+    """
+    last = len(features_ND) - 1
+    tries = 2 + int(np.log(clusters))
+    candidates_T = rng.integers(len(features_ND), size=1)
+    squares_N = np.full(len(features_ND), 4.0)
+    chosen: list[int] = []
+    while len(chosen) < clusters:
+        squares_TN = (2 - 2 * (features_ND[candidates_T.tolist()] @ features_ND.T)).double().cpu().numpy().clip(min=0)
+        squares_TN[np.arange(len(candidates_T)), candidates_T] = 0
+        squares_TN = np.minimum(squares_TN, squares_N)
+        best = int(squares_TN.sum(axis=1).argmin())
+        chosen.append(int(candidates_T[best]))
+        squares_N = squares_TN[best]
+        totals_N = squares_N.cumsum()
+        drawn_T = np.searchsorted(totals_N, rng.random(tries) * totals_N[-1], side="right")
+        candidates_T = drawn_T.clip(max=last)  # where all are copies of the chosen, any one will do
+    return features_ND[chosen]
