@@ -118,7 +118,7 @@ def _make_batch(
             f"{run.world.size} processes cannot share a batch of {len(indices_B)} images: too few clusters were found. "
             "Start fewer processes, or raise --set cluster.eps."
         )
-    crops_bHW3 = torch.from_numpy(_readable(run, indices_b, labels_N)).to(run.device)
+    crops_bHW3 = torch.from_numpy(read_crops(run, indices_b, labels_N)).to(run.device)
     painted = [paint(crops_bHW3, view.part(rows), run.encoder) for view in drawn]
     labels_B = torch.from_numpy(labels_N[indices_B])
     return Batch(
@@ -134,7 +134,7 @@ def _make_batch(
     )
 
 
-def _readable(run: Run, indices_b: NDArray[np.int64], labels_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+def read_crops(run: Run, indices_b: NDArray[np.int64], labels_N: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Read crops; for one whose file has become unreadable another of its cluster in the batch stands in."""
     crops_bHW3 = run.images.take(indices_b)
     bad_b = np.isin(indices_b, sorted(run.images.unreadable))

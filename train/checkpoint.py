@@ -102,7 +102,7 @@ def _load_own(file: Path, architecture: str | None) -> Encoder:
 
 
 def load_weights(encoder: Encoder, file: Path) -> list[str]:
-    """Fill `encoder` from a torchvision, torchreid or own state dict.
+    """Fill `encoder` from a torchvision, torchreid or own state dict, or from a run folder that holds one.
 
     Classifiers are dropped; pooling power and neck, which foreign weights lack, keep their fresh values.
 
@@ -112,6 +112,7 @@ def load_weights(encoder: Encoder, file: Path) -> list[str]:
     Raises:
         InputError: The file is unreadable, or weights of the network itself are missing or of another shape.
     """
+    file = file / ENCODER_NAME if file.is_dir() else file
     tensors = read_state_dict(file)
     own = encoder.state_dict()
     renamed = {_own_name(name): tensor for name, tensor in tensors.items()}

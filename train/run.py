@@ -133,12 +133,13 @@ def open_run(
     torch.manual_seed(recipe.loop.seed)
     own_device = _device(device)
     _check_parts(recipe, world)
-    labelled = None if split is None else open_benchmark(split)
+    labelled = None if split is None or not world.leads else open_benchmark(split)
     encoder = _encoder(recipe.encoder, pretrained=pretrained)
     if recipe.loop.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
     encoder = encoder.to(own_device)
-    images = read_training_images(crops, recipe.data, size=encoder.input_size, resize=encoder.resize)
+    quiet = not world.leads
+    images = read_training_images(crops, recipe.data, size=encoder.input_size, resize=encoder.resize, quiet=quiet)
     _check_images(recipe, crops, images)
     attention = ClusterAttention(encoder.embedding_dim, recipe.attention) if recipe.memory.needs_attention else None
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]

@@ -47,7 +47,7 @@ def history(run_dir: Path) -> list[dict[str, Any]]:
 
 def test_a_run_leaves_what_its_contract_says(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {"recipe.yaml", "last.pt", "encoder.safetensors", "history.jsonl", "report.html"}
+    assert names == {"recipe.yaml", "last.pt", "encoder.safetensors", "history.jsonl", "report.html", "tensorboard"}
     assert load_recipe(str(finished / "recipe.yaml")) == tiny()
     assert load_state(finished / "last.pt")["epoch"] == 3
     encoder = load_encoder(finished)
@@ -80,28 +80,122 @@ class Killed(BaseException):
     """As SIGKILL between two steps: nothing may catch it."""
 
 
-@pytest.mark.parametrize("step", [2, 7])
-def test_killed_and_resumed_equals_uninterrupted(
-    step: int, finished: Path, crops: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = tmp_path / "run"
+def train_until(step: int, recipe: Recipe, crops: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and be killed when the views of a step, counted from 0, are painted."""
     calls = iter(range(100))
 
     def killing(*args, **kwargs):  # type: ignore[no-untyped-def]
-        if next(calls) == step:  # in the first and in the last epoch
+        if next(calls) == step:
             raise Killed
         return paint(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr("reidge.train.batches.paint", killing)
         with pytest.raises(Killed):
-            train(tiny(), crops, run_dir)
+            train(recipe, crops, run_dir)
     torch.manual_seed(99)  # what a new process finds is not what the old one left
     np.random.default_rng(99)
-    train(tiny(), crops, run_dir, resume=True, split=split)
-    expected, found = (load_file(folder / "encoder.safetensors") for folder in (finished, run_dir))
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    expected, found = (load_file(folder / "encoder.safetensors") for folder in (first, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("step", [2, 7])  # in the first and in the last epoch
+def test_killed_and_resumed_equals_uninterrupted(
+    step: int, finished: Path, crops: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    train_until(step, tiny(), crops, run_dir, monkeypatch)
+    train(tiny(), crops, run_dir, resume=True, split=split)
+    assert_same_weights(finished, run_dir)
     assert timeless(history(finished)) == timeless(history(run_dir))
+
+
+SYSTEMS = {
+    "instance memory": ("memory.level=instance",),
+    "dccc": ("memory.rule=weighted", "contrast.soft_weight=1", "cluster.schedule.kind=exponential"),
+    "robust": ("memory.rule=dispersion", "memory.initialiser=attention", "attention.steps=3"),
+    "in parts": ("loop.accumulate=2", "contrast.soft_weight=0.5"),
+    "chosen": ("loop.choose=tracklets",),
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_resumes_exactly(
+    system: str, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("loop.epochs=3", "loop.iters=2", *SYSTEMS[system])
+    train(recipe, crops, tmp_path / "whole")
+    views = 2 if recipe.contrast.soft_weight else 1
+    train_until(
+        3 + 2 * views + 1, recipe, crops, tmp_path / "cut", monkeypatch
+    )  # in the second epoch after the warm-up
+    train(recipe, crops, tmp_path / "cut", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert timeless(history(tmp_path / "whole")) == timeless(history(tmp_path / "cut"))
+
+
+def test_the_schedule_moves_eps(crops: Path, tmp_path: Path) -> None:
+    train(tiny("cluster.schedule.kind=exponential", "loop.iters=1"), crops, tmp_path / "run")
+    assert [line["eps"] for line in history(tmp_path / "run")] == [None, pytest.approx(0.594), pytest.approx(0.58806)]
+
+
+def test_a_score_without_labels_chooses_the_encoder(crops: Path, tmp_path: Path) -> None:
+    common = ("optim.schedule=constant", "loop.iters=2")
+    summary = train(tiny("loop.choose=agreement", "loop.epochs=4", *common), crops, tmp_path / "run")
+    # A clustering belongs to the encoder before it, so line e + 1 scores epoch e; the last is scored after all lines.
+    scores = {
+        line["epoch"] - 1: line["agreement"] for line in history(tmp_path / "run") if line["agreement"] is not None
+    }
+    assert sorted(scores) == [2, 3, 4]
+    assert summary.chosen_epoch in (max(scores, key=lambda epoch: scores[epoch]), 5)
+    train(tiny(f"loop.epochs={summary.chosen_epoch - 1}", *common), crops, tmp_path / "shorter")
+    assert_same_weights(tmp_path / "run", tmp_path / "shorter")
+
+
+def test_a_student_learns_what_is_similar_from_a_trained_encoder(
+    finished: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = (
+        f"distil.encoder={finished}",
+        "encoder.stripes=1",
+        "loop.iters=10",
+        "augment.erasing_p=0",
+        "loop.epochs=3",
+    )
+    summary = train(tiny(*taught), crops, tmp_path / "student")
+    lines = history(tmp_path / "student")
+    assert [line["phase"] for line in lines] == ["distil"] * 3
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    student, teacher = load_encoder(tmp_path / "student"), load_encoder(finished)
+    assert student.embedding_dim == teacher.embedding_dim // 2
+    assert summary.clusters == 64  # every crop stands for itself
+
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    recipe = tiny(f"distil.encoder={moved}", "encoder.stripes=1", "loop.epochs=3")
+    train(recipe, crops, tmp_path / "whole")
+    train_until(4, recipe, crops, tmp_path / "cut", monkeypatch)
+    shutil.rmtree(moved)
+    train(recipe, crops, tmp_path / "cut", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_two_stages_train_on_labels_and_then_adapt_without(crops: Path, split: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(split, tmp_path / "source")
+    shutil.copytree(source / "bounding_box_test", source / "bounding_box_train")
+    first = train(tiny("cluster.method=labels", "loop.iters=4"), source, tmp_path / "first")
+    assert (first.clusters, first.outliers, first.epochs) == (6, 0, 2)
+    second = train(tiny(), crops, tmp_path / "second", weights=str(tmp_path / "first"))
+    assert second.epochs == 2  # trained weights need no warm-up
+    with pytest.raises(InputError, match="has no labels"):
+        train(tiny("cluster.method=labels"), crops, tmp_path / "third")
+
+
+def test_parts_that_would_change_the_statistics_are_refused(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--set encoder\.ghost_batch=8"):
+        train(tiny("encoder.ghost_batch=null", "loop.accumulate=2"), crops, tmp_path / "run")
 
 
 def test_resuming_does_not_ask_for_the_weights_it_began_with(crops: Path, tmp_path: Path) -> None:
