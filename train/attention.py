@@ -81,7 +81,8 @@ class ClusterAttention(nn.Module):
             the same, 1 where none is received.
         """
         labels_B = labels_B.to(x_BD.device)
-        members = [(labels_B == label).nonzero().squeeze(1) for label in labels_B.unique()]
+        labels = torch.unique(labels_B)
+        members = [(labels_B == label).nonzero().squeeze(1) for label in labels]
         indices_CM, present_CM = _padded(members)
         _, attention_CMM = self(x_BD[indices_CM], present_CM)
         sizes_C1 = present_CM.sum(dim=1, keepdim=True)

@@ -115,7 +115,7 @@ class ClusterMemory:
         if self.rule == "dispersion":
             assert dispersion_B is not None, "rule `dispersion` needs the dispersion of each image"
             distances_B = dispersion_B
-        for label in labels_B.unique():
+        for label in torch.unique(labels_B):
             members = (labels_B == label).nonzero().squeeze(1)
             if self.rule == "weighted":
                 weights = torch.softmax(distances_B[members] / self.tau, dim=0)

@@ -49,5 +49,6 @@ class Teacher:
     @torch.no_grad()
     def follow(self, encoder: Encoder) -> None:
         """Move every parameter a step towards the encoder's."""
-        own, others = list(self.encoder.parameters()), list(encoder.parameters())
-        torch._foreach_lerp_(own, others, 1 - self.momentum)
+        own: list[Tensor] = list(self.encoder.parameters())
+        others: list[Tensor] = list(encoder.parameters())
+        torch._foreach_lerp_(own, others, 1 - self.momentum)  # one kernel in place of hundreds

@@ -67,7 +67,7 @@ def test_dispersion_as_distance_gives_exactly_hardest() -> None:
     x, start = unit(len(LABELS), seed=2), unit(4, seed=1)
     odd, hardest = (
         ClusterMemory(start, momentum=0.1, temperature=0.05, rule=rule, tau=1)
-        for rule in ("dispersion", "hardest")  # type: ignore[arg-type]
+        for rule in ("dispersion", "hardest")
     )
     odd.update(x, LABELS, 1 - (x * start[LABELS]).sum(dim=1))
     hardest.update(x, LABELS)

@@ -48,7 +48,7 @@ def test_shared_and_accumulated_batches_take_the_same_steps(
     for name in ("losses", "centroids"):
         torch.testing.assert_close(found[name], alone[name], atol=1e-5, rtol=0)
     for name, expected in alone.items():  # weights, and statistics that only the first group may move
-        torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_rows_are_shared_out_in_whole_units_and_come_to_all_of_them() -> None:
@@ -64,7 +64,7 @@ def test_a_whole_run_under_torchrun_leaves_one_run_folder(crops: Path, tmp_path:
         "loop.iters=2", "sampler.clusters=4", "sampler.images=4", "loop.device=cpu",
     )  # fmt: skip
     sets = [word for override in overrides for word in ("--set", override)]
-    command = ("-m", "reidge.cli.main", "train", crops, "--output", tmp_path / "run", "--recipe", "quick", *sets)
+    command: tuple[str | Path, ...] = ("-m", "reidge.cli.main", "train", crops, "--output", tmp_path / "run", "--recipe", "quick", *sets)
     done = torchrun(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("train 2/2") == 2  # extract and train, each said once
