@@ -76,7 +76,7 @@ class Decoder:
                 return
             self.unreadable |= {index}
         count, total = len(self.unreadable), len(self._paths)
-        what = f"{self._paths[index]} can no longer be read, the {count}. of {total} crops"
+        what = f"{self._paths[index]} can no longer be read, {count} of {total} crops so far"
         if count > self._max_unreadable * total:
             raise ReidgeError(
                 f"{what}: more than {self._max_unreadable:.0%}. Restore the folder and go on with --resume."
