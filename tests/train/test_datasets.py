@@ -8,7 +8,7 @@ import pytest
 from reidge.edge.errors import InputError
 from reidge.train.datasets import open_benchmark
 from reidge.train.datasets.layouts import find_layout
-from reidge.train.datasets.published import PERSONX_BACKGROUND, PUBLISHED, Count
+from reidge.train.datasets.published import PERSONX_BACKGROUND, PUBLISHED, Count, Published
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,8 +183,8 @@ def test_a_whole_copy_is_not_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_market(tmp_path / "market1501")
-    small = PUBLISHED["market1501"].__class__(train=Count(2, 1), query=Count(1, 1), gallery=Count(2, None))
-    monkeypatch.setitem(PUBLISHED, "market1501", small)  # type: ignore[arg-type]  # a dict, by its type a mapping
+    small = Published(train=Count(2, 1), query=Count(1, 1), gallery=Count(2, None))
+    monkeypatch.setitem(PUBLISHED, "market1501", small)
     open_benchmark(root)
     assert "warning" not in capsys.readouterr().err
 
