@@ -67,7 +67,7 @@ def _known(ids_N: NDArray[np.int64]) -> int:
     return len(np.unique(ids_N[ids_N != UNKNOWN]))
 
 
-# Market-1501's gallery folder holds 19732 files. 3819 are junk, which is left out; 2798 are distractors, who are no
+# Market-1501's gallery folder holds 19732 files. 3819 are junk, which is left out; distractors stay, who are no
 # identity but would be counted as one.
 PUBLISHED: Mapping[str, Published] = {
     "market1501": Published(train=Count(12936, 751), query=Count(3368, 750), gallery=Count(15913, None)),
