@@ -22,7 +22,7 @@ from torch import distributed
 from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
@@ -82,6 +82,13 @@ class World:
         if box[0] is None:
             raise SystemExit(1)
         return box[0]
+
+    def union(self, numbers: Iterable[int]) -> frozenset[int]:
+        """Join what each process has found."""
+        found: list[frozenset[int]] = [frozenset(numbers)] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(found, found[0])
+        return frozenset().union(*found)
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every process the batch-norm statistics of the leading one, which saw the first group of each batch."""

@@ -115,7 +115,8 @@ def _train_epoch(run: Run, progression: Progression) -> EpochRecord:
     lr = recipe.warmup.lr if phase == "warmup" else recipe.optim.lr_at(epoch - recipe.warmup_epochs, recipe.loop.epochs)
 
     features_ND = _extract(run, epoch)
-    labelling = run.world.from_leader(lambda: pseudo_labels(run, progression, features_ND))
+    unreadable = run.world.union(run.images.unreadable)
+    labelling = run.world.from_leader(lambda: pseudo_labels(run, progression, features_ND, unreadable))
     if run.world.leads:
         _keep_if_best(run, progression, labelling)
     objective = open_objective(run, epoch, features_ND, labelling.labels_N, progression.rng)

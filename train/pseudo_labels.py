@@ -14,6 +14,8 @@ from reidge.train.choose import agreement, silhouette, tracklet_consistency
 from reidge.train.cluster import OUTLIER, ClusterConfig, cluster, num_clusters
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -45,10 +47,18 @@ class Labelling:
     """How far tracklets stay whole; None where the crops have none."""
 
 
-def pseudo_labels(run: Run, progression: Progression, features_ND: Tensor) -> Labelling:
-    """Label every image of the epoch about to begin; images that have become unreadable are outliers.
+def pseudo_labels(
+    run: Run, progression: Progression, features_ND: Tensor, unreadable: AbstractSet[int] = frozenset()
+) -> Labelling:
+    """Label every image of the epoch about to begin.
 
     Where clustering finds too little, the last labels or the tracklets stand in, but not for long.
+
+    Args:
+        run: What the run works with.
+        progression: How far it has come; the labels found are kept there.
+        features_ND: Unit length.
+        unreadable: Images that have become so: outliers, whatever they were.
 
     Raises:
         ReidgeError: Clustering has failed `MAX_FAILURES` times in a row, or nothing can stand in.
@@ -58,19 +68,21 @@ def pseudo_labels(run: Run, progression: Progression, features_ND: Tensor) -> La
         return Labelling(labels_N=np.arange(len(images)))  # every crop stands for itself
     if run.phase(epoch) == "warmup":
         assert images.tracklets is not None
-        return Labelling(labels_N=_readable(run, images.tracklets))
+        return Labelling(labels_N=_readable(images.tracklets, unreadable))
     if run.recipe.cluster.method == "labels":
         assert images.pids is not None
-        return Labelling(labels_N=_readable(run, np.unique(images.pids, return_inverse=True)[1].reshape(-1)))
-    labelling = scored_clusters(run, progression, features_ND)
+        return Labelling(labels_N=_readable(np.unique(images.pids, return_inverse=True)[1].reshape(-1), unreadable))
+    labelling = scored_clusters(run, progression, features_ND, unreadable)
     if num_clusters(labelling.labels_N) < MIN_CLUSTERS:
-        return Labelling(labels_N=_stand_in(run, progression, labelling.labels_N))
+        return Labelling(labels_N=_readable(_stand_in(run, progression, labelling.labels_N), unreadable))
     _warn_of_one_that_swallows(run, labelling)
     progression.labels_N, progression.failures = labelling.labels_N, 0
     return labelling
 
 
-def scored_clusters(run: Run, progression: Progression, features_ND: Tensor) -> Labelling:
+def scored_clusters(
+    run: Run, progression: Progression, features_ND: Tensor, unreadable: AbstractSet[int] = frozenset()
+) -> Labelling:
     """Cluster the images as this epoch's schedule says, and score the result without labels."""
     epoch, seed = len(progression.history), run.recipe.loop.seed
     training_epoch = epoch - run.recipe.warmup_epochs
@@ -80,7 +92,7 @@ def scored_clusters(run: Run, progression: Progression, features_ND: Tensor) -> 
             f"{len(features_ND)} crops are few: k1 is {config.k1} instead of {run.recipe.cluster.k1}, k2 {config.k2}"
         )
     eps = config.schedule.eps_at(config.eps, training_epoch, run.recipe.loop.epochs)
-    labels_N = _readable(run, cluster(features_ND, config, eps=eps, seed=seed + epoch).labels_N)
+    labels_N = _readable(cluster(features_ND, config, eps=eps, seed=seed + epoch).labels_N, unreadable)
     if num_clusters(labels_N) < MIN_CLUSTERS:
         return Labelling(labels_N=labels_N, eps=eps)
     tracklets_N, last_N = run.images.tracklets, progression.labels_N
@@ -100,10 +112,10 @@ def clamp(config: ClusterConfig, images: int) -> ClusterConfig:
     return config if k1 == config.k1 else config.model_copy(update={"k1": k1, "k2": min(config.k2, max(1, k1 // 5))})
 
 
-def _readable(run: Run, labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Leave out images that have become unreadable, and number the labels that remain from 0."""
+def _readable(labels_N: NDArray[np.int64], unreadable: AbstractSet[int]) -> NDArray[np.int64]:
+    """Leave out unreadable images, and number the labels that remain from 0."""
     labels_N = labels_N.astype(np.int64)
-    labels_N[sorted(run.images.unreadable)] = OUTLIER
+    labels_N[sorted(unreadable)] = OUTLIER
     kept = labels_N != OUTLIER
     labels_N[kept] = np.unique(labels_N[kept], return_inverse=True)[1].reshape(-1)
     return labels_N
@@ -120,7 +132,7 @@ def _stand_in(run: Run, progression: Progression, labels_N: NDArray[np.int64]) -
             "splits more), or harvest more footage."
         )
     run.warn(f"{what}; this epoch goes on with {name}")
-    return _readable(run, last_N)
+    return last_N
 
 
 def _last_labels(run: Run, progression: Progression) -> tuple[str, NDArray[np.int64] | None]:

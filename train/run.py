@@ -20,7 +20,7 @@ from reidge.train.datasets import open_benchmark
 from reidge.train.encoders import Encoder, build_encoder
 from reidge.train.encoders.layers import frozen_statistics, use_ghost_batch_norm
 from reidge.train.extract import embed_crops, extract
-from reidge.train.images import TrainingImages, read_training_images
+from reidge.train.images import DataConfig, TrainingImages, read_training_images
 from reidge.train.pretrained import load_pretrained
 from reidge.train.run_folder import TEACHER_NAME
 from reidge.train.teacher import Teacher
@@ -133,7 +133,7 @@ def open_run(
     torch.manual_seed(recipe.loop.seed)
     own_device = _device(device)
     _check_parts(recipe, world)
-    labelled = None if split is None or not world.leads else open_benchmark(split)
+    labelled = _labelled(split, crops, recipe.data) if split is not None and world.leads else None
     encoder = _encoder(recipe.encoder, pretrained=pretrained)
     if recipe.loop.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
@@ -158,6 +158,13 @@ def open_run(
         device=own_device,
         bfloat16=_bfloat16(recipe.loop.precision, own_device),
     )
+
+
+def _labelled(split: Path, crops: Path, config: DataConfig) -> Benchmark:
+    """Open the split; where it is the folder that is trained on, it is read as that is."""
+    if split.resolve() != crops.resolve():
+        return open_benchmark(split)
+    return open_benchmark(split, layout=config.layout, pattern=config.pattern, csv=config.csv)
 
 
 def _check_parts(recipe: Recipe, world: World) -> None:

@@ -180,8 +180,8 @@ def restore(run: Run, progression: Progression, fingerprint: str) -> None:
     state: dict[str, Any] = load_state(run.run_dir / STATE_NAME)
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            f"{run.run_dir} was trained on other crops than these. Resume it with the folder it began with, or choose "
-            "another --output."
+            f"{run.run_dir} was trained on other crops than these. Resume it with the folder it began with, every file "
+            "of it readable, or choose another --output."
         )
     for name, part in _parts(run).items():
         part.load_state_dict(state[name])

@@ -64,7 +64,8 @@ def test_a_whole_run_under_torchrun_leaves_one_run_folder(crops: Path, tmp_path:
         "loop.iters=2", "sampler.clusters=4", "sampler.images=4", "loop.device=cpu",
     )  # fmt: skip
     sets = [word for override in overrides for word in ("--set", override)]
-    command: tuple[str | Path, ...] = ("-m", "reidge.cli.main", "train", crops, "--output", tmp_path / "run", "--recipe", "quick", *sets)
+    run_dir = tmp_path / "run"
+    command: tuple[str | Path, ...] = ("-m", "reidge.cli.main", "train", crops, "--output", run_dir, *sets)
     done = torchrun(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("train 2/2") == 2  # extract and train, each said once

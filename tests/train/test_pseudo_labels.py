@@ -104,7 +104,7 @@ def test_images_that_became_unreadable_are_outliers(
         run.images.paths[image].write_bytes(b"torn")
     run.images.take(np.arange(CROPS))
     assert capsys.readouterr().err.count("warning") >= 2
-    labels = pseudo_labels(run, progression(), grouped([16, 16, 16, 16])).labels_N
+    labels = pseudo_labels(run, progression(), grouped([16, 16, 16, 16]), run.images.unreadable).labels_N
     assert labels[[0, 17]].tolist() == [OUTLIER, OUTLIER]
     assert sorted(set(labels.tolist())) == [OUTLIER, 0, 1, 2, 3]
 
