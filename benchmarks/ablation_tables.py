@@ -122,7 +122,7 @@ def write_tables(
     put_between_markers(document, f"choice-{setting}", choice_table(runs))
     rows = [[part, str(n["images"]), str(n["people"])] for part, n in data["counts"].items()]
     difficulty = (
-        f"mAP of colour histograms: {data['difficulty']['map_histogram']}; of the encoder `small` with random weights: "
+        f"mAP of colour histograms: {data['difficulty']['map_histogram']}; of the encoder `small` at 64 x 32 with random weights: "
         f"{data['difficulty']['map_untrained']}."
     )
     counts = markdown_table(["folder", "images", "people"], rows)

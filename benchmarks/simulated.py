@@ -53,6 +53,7 @@ PEOPLE_AT_ONCE = 150
 """People drawn together, all of them dressed differently; the clothes of the demo do not go round for many more."""
 CLOTHES = ("top", "top_colour", "bottom", "bottom_colour")
 """What people who dress alike share."""
+UNTRAINED_SIZE = (64, 32)
 NOBODY = 0
 """What Market-1501 calls an image of no person of interest."""
 Kind = Literal["whole", "half", "pair", "empty"]
@@ -402,7 +403,7 @@ def hidden_pids(root: Path) -> dict[str, int]:
 
 
 def measure_difficulty(root: Path) -> dict[str, float]:
-    """MAP in percent of colour histograms and of an encoder with random weights."""
+    """MAP in percent of colour histograms and of the encoder `small`, at the ablation's size, with random weights."""
     import torch
 
     from reidge.train.datasets import open_benchmark
@@ -413,7 +414,7 @@ def measure_difficulty(root: Path) -> dict[str, float]:
 
     split = open_benchmark(root)
     torch.manual_seed(0)
-    encoder = build_encoder("small")
+    encoder = build_encoder("small", input_size=UNTRAINED_SIZE)
     untrained = evaluate_split(
         partial(embed_crops, encoder), split, size=encoder.input_size, resize=encoder.resize
     )  # fmt: skip

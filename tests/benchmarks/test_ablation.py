@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PARTS = ("data", "ablation", "claims", "choice")
 PLACES = [*(f"{part}-{setting}" for part in PARTS for setting in ("cpu", "gpu")), "train-speed-cpu", "train-speed-cuda"]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
@@ -33,13 +30,6 @@ def tables(benchmark: Callable[[str], ModuleType]) -> ModuleType:
     return benchmark("ablation_tables")
 
 
-def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / arguments[0]), *arguments[1:]],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("setting", ["tiny", "cpu", "gpu"])
 def test_every_configuration_is_a_recipe_of_its_own(ablation: ModuleType, setting: str) -> None:
     chosen = ablation.RUN_SETTINGS[setting]
@@ -49,21 +39,27 @@ def test_every_configuration_is_a_recipe_of_its_own(ablation: ModuleType, settin
     assert len({ablation.Job(name=r.name, seed=0, recipe="", overrides=(), weights=None).folder for r in rows}) == 17
 
 
-def test_a_run_is_made_once_and_skipped_when_asked_for_again(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_run_is_made_once_and_skipped_when_asked_for_again(
+    ablation: ModuleType,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "data").symlink_to(tiny_data)
-    command = ["ablation.py", "--setting", "tiny", "--seeds", "0", "--only", "sequential"]
+    command = ["ablation.py", "--setting", "tiny", "--seeds", "0", "--only", "k-means"]
     command += ["--output", str(tmp_path / "work"), "--result", str(tmp_path / "result.json")]
-    first = run_script(*command)
-    assert first.returncode == 0, first.stderr
+    monkeypatch.setattr(sys, "argv", command)
+    assert ablation.main() == 0
+    assert "1/1 seed 0 k-means: mAP" in capfd.readouterr().err
     result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
-    assert [run["name"] for run in result["runs"]] == ["warm-up", "Cluster Contrast: `sequential`, DBSCAN"]
+    assert [run["name"] for run in result["runs"]] == ["warm-up", "k-means"]
     assert all(0 < run["mAP"] <= run["rank10"] <= 1 and run["memory_mb"] > 100 for run in result["runs"])
     assert len(result["runs"][1]["history"]) == 2
     assert result["machine"]["cpu"]["cores"] >= 1
-    again = run_script(*command)
-    assert again.returncode == 0
-    assert "1/1" not in again.stderr
+    assert ablation.main() == 0
+    assert "1/1" not in capfd.readouterr().err
 
 
 def test_a_line_that_was_cut_off_is_a_run_to_be_made_again(ablation: ModuleType, tmp_path: Path) -> None:
