@@ -121,9 +121,7 @@ def write_tables(
     put_between_markers(document, f"claims-{setting}", claims_table(runs, claims))
     put_between_markers(document, f"choice-{setting}", choice_table(runs))
     rows = [[part, str(n["images"]), str(n["people"])] for part, n in data["counts"].items()]
-    difficulty = (
-        f"mAP of colour histograms: {data['difficulty']['map_histogram']}; of the encoder `small` at 64 x 32 with random weights: "
-        f"{data['difficulty']['map_untrained']}."
-    )
+    histogram, untrained = data["difficulty"]["map_histogram"], data["difficulty"]["map_untrained"]
+    difficulty = f"mAP of colour histograms: {histogram}; of `small` at 64 x 32 with random weights: {untrained}."
     counts = markdown_table(["folder", "images", "people"], rows)
     put_between_markers(document, f"data-{setting}", f"{counts}\n\n{difficulty}")
