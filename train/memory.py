@@ -121,7 +121,7 @@ class ClusterMemory:
                 weights = torch.softmax(distances_B[members] / self.tau, dim=0)
                 target_1D = (weights[:, None] * x_BD[members]).sum(dim=0, keepdim=True)
             else:
-                target_1D = x_BD[members[distances_B[members].argmax()]][None]
+                target_1D = x_BD[members][distances_B[members].argmax()][None]
             self._blend(label[None], target_1D)
 
     def _blend(self, labels_K: Tensor, targets_KD: Tensor) -> None:
