@@ -68,10 +68,10 @@ RUN_SETTINGS = {
     ),
     "cpu": Setting(
         recipe="quick",
-        base=("encoder.input_size=[64, 32]", "augment.pad=4", "loop.epochs=16", "loop.iters=30",
+        base=("encoder.input_size=[64, 32]", "augment.pad=4", "loop.epochs=12", "loop.iters=30",
               "loop.evaluate_every=1", "loop.device=cpu"),
         warmup=("warmup.epochs=4", "warmup.iters=30"),
-        ghost_batch=32, ghost=False, factor=0.958, teacher_momentum=0.97, jobs=2, threads=1,
+        ghost_batch=32, ghost=False, factor=0.955, teacher_momentum=0.97, jobs=2, threads=1,
     ),
     "gpu": Setting(
         recipe="cluster-contrast/market1501",
