@@ -20,8 +20,7 @@ ROUNDING = 1e-7
 def average_linkage(distances: csr_matrix, *, eps: float = 0.6) -> NDArray[np.int64]:
     """Join the two clusters whose members are nearest on average, again and again, while that is at most `eps`.
 
-    Memory grows with the stored pairs alone. A cluster never has more than 2 P / (1 - eps) members, P the most pairs
-    stored in a row, because too many of its pairs would be at distance 1; that bounds the time as well.
+    Memory grows with the stored pairs alone, and time with little more.
 
     Args:
         distances: `(N, N)`, symmetric; pairs that are not stored are at distance 1.
@@ -31,7 +30,7 @@ def average_linkage(distances: csr_matrix, *, eps: float = 0.6) -> NDArray[np.in
         `(N,)`: for each image the number of an image of its cluster; alone, its own.
     """
     closeness = 1 - distances.data.astype(np.float64)
-    return np.asarray(_join(distances.indptr, distances.indices, closeness, 1 - eps))
+    return np.asarray(_join(distances.indptr, distances.indices.copy(), closeness, 1 - eps))
 
 
 @njit
@@ -43,14 +42,15 @@ def _join(starts, members, closeness, min_closeness):  # type: ignore[no-untyped
     """
     number = len(starts) - 1
     owners, sizes = np.arange(number), np.ones(number, dtype=np.int64)
-    after, last = np.full(number, -1, dtype=np.int64), np.arange(number)  # the members of a cluster as a linked list
+    # A cluster's row is that of its first image, followed by those of others as a linked list.
+    ends, after, last = starts[1:].copy(), np.full(number, -1, dtype=np.int64), np.arange(number)
     sums, touched = np.zeros(number), np.empty(number, dtype=np.int64)
     chain, links = np.empty(number, dtype=np.int64), np.zeros(number)  # links[i]: how close chain[i] and [i + 1] are
     for first in range(number):
-        chain[0], length = owners[first], 1
+        chain[0], length = _owner(owners, first), 1
         while True:
             top = chain[length - 1]
-            met = _sum_closeness(starts, members, closeness, top, owners, after, sums, touched)
+            met = _gather(starts, ends, members, closeness, top, owners, after, last, sums, touched)
             # The one before counts as nearest unless another is nearer: else rounding could lead round in a circle.
             nearest, best = -1, min_closeness
             if length > 1:
@@ -68,30 +68,55 @@ def _join(starts, members, closeness, min_closeness):  # type: ignore[no-untyped
                 length += 1
                 continue
             whole, part = min(top, nearest), max(top, nearest)
-            member = part
-            while member != -1:
-                owners[member] = whole
-                member = after[member]
-            after[last[whole]], last[whole] = part, last[part]
+            owners[part] = whole
             sizes[whole] += sizes[part]
+            after[last[whole]], last[whole] = part, last[part]
             length -= 2
             if length == 0:
                 chain[0], length = whole, 1
+    for image in range(number):
+        owners[image] = _owner(owners, image)
     return owners
 
 
 @njit
-def _sum_closeness(starts, members, closeness, cluster, owners, after, sums, touched):  # type: ignore[no-untyped-def]
-    """Add up in `sums` how close the members of a cluster are to those of each other one; say how many are touched."""
+def _gather(  # type: ignore[no-untyped-def]
+    starts, ends, members, closeness, cluster, owners, after, last, sums, touched
+):
+    """Add up in `sums` how close a cluster's members are to those of each other one; say how many are touched.
+
+    The row is left with one entry for each of them, so that it does not get longer as the clusters grow.
+    """
     met = 0
-    member = cluster
-    while member != -1:
-        for a in range(starts[member], starts[member + 1]):
-            other = owners[members[a]]
+    row = cluster
+    while row != -1:
+        for a in range(starts[row], ends[row]):
+            other = _owner(owners, members[a])
             if other != cluster and closeness[a] > 0:
                 if sums[other] == 0:
                     touched[met] = other
                     met += 1
                 sums[other] += closeness[a]
-        member = after[member]
+        row = after[row]
+    written = 0
+    row = cluster
+    while True:
+        taken = min(ends[row] - starts[row], met - written)
+        ends[row] = starts[row] + taken
+        members[starts[row] : ends[row]] = touched[written : written + taken]
+        closeness[starts[row] : ends[row]] = sums[touched[written : written + taken]]
+        written += taken
+        if written == met:
+            break
+        row = after[row]
+    after[row], last[cluster] = -1, row
     return met
+
+
+@njit
+def _owner(owners, image):  # type: ignore[no-untyped-def]
+    """Find the first image of the cluster an image is in."""
+    while owners[image] != image:
+        owners[image] = owners[owners[image]]
+        image = owners[image]
+    return image

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 IMAGES_PER_CLUSTER = 16
 """Of k-means where no number of clusters is given: about what a person has in the benchmarks."""
 
-MAX_DISTANCE = 0.99
-"""Jaccard distance of the pairs that `hdbscan` and `agglomerative` look at; those beyond count as 1. They share next
-to nothing and are thirty times as many as the others: up to 1, a set of 13,000 images fills gigabytes."""
+SAME = 1e-6
+"""Coordinates of embeddings that differ by less differ by rounding."""
+MAX_DISTANCE = 0.95
+"""Largest Jaccard distance of the pairs that `hdbscan` and `agglomerative` look at; those beyond count as 1. They share
+next to nothing and are a hundred times as many as the others: up to 1, a set of 13,000 images fills gigabytes."""
 
 
 class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
@@ -78,6 +80,8 @@ class Clustering:
 def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int) -> Clustering:
     """Cluster unit-length embeddings; the same seed gives the same labels.
 
+    Embeddings that are all the same are one cluster.
+
     Args:
         features_ND: On any device; neighbours are searched there.
         config: Method and its settings.
@@ -92,6 +96,9 @@ def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int
         raise InputError(f"got features of shape {shape} to cluster: wants a matrix (N, D) of finite numbers.")
     if config.method == "labels":
         raise InputError("cluster.method labels takes the labels of the data; there is nothing to cluster.")
+    if _all_alike(features_ND):
+        smallest = config.min_samples if config.method == "dbscan" else config.min_cluster_size
+        return Clustering(labels_N=number_clusters(np.zeros(len(features_ND), dtype=np.int64), min_size=smallest))
     if config.method == "kmeans":
         groups_N = kmeans(features_ND, _kmeans_clusters(config, len(features_ND)), seed=seed)
         return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
@@ -102,6 +109,11 @@ def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int
     max_distance = eps if config.method == "dbscan" else MAX_DISTANCE
     distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=max_distance)
     return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances)
+
+
+def _all_alike(features_ND: Tensor) -> bool:
+    """Whether the encoder has collapsed: then all are each other's neighbours, and the graph would be N x N."""
+    return len(features_ND) > 0 and bool((features_ND.amax(dim=0) - features_ND.amin(dim=0)).max() < SAME)
 
 
 def _by_distances(distances: csr_matrix, config: ClusterConfig, eps: float) -> NDArray[np.int64]:

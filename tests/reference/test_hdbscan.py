@@ -67,7 +67,7 @@ def distances(number: int, groups: int, spread: float, far: float, seed: int) ->
     return csr_matrix((dense[stored], (rows, columns)), dense.shape), np.where(stored, dense, 1.0)
 
 
-CASES = [(80, 5, 0.04, 0.3), (80, 5, 0.04, 0.99), (90, 4, 0.1, 0.2), (60, 60, 0.1, 0.99), (30, 1, 0.1, 0.9)]
+CASES = [(60, 5, 0.04, 0.3), (60, 5, 0.04, 0.99), (70, 4, 0.1, 0.2), (60, 60, 0.1, 0.99), (30, 1, 0.1, 0.9)]
 
 
 @pytest.mark.parametrize(("number", "groups", "spread", "far"), CASES)

@@ -18,6 +18,12 @@ def test_copies_are_joined() -> None:
     assert average_linkage(copies, eps=0.1).tolist() == [0, 0, 0, 0]
 
 
+def test_the_distances_stay_as_they_were() -> None:
+    distances = csr_matrix(np.full((5, 5), 0.25))
+    assert average_linkage(distances, eps=0.3).tolist() == [0] * 5
+    np.testing.assert_array_equal(distances.toarray(), np.full((5, 5), 0.25))
+
+
 def test_images_alone_stay_alone() -> None:
     assert average_linkage(csr_matrix((3, 3)), eps=0.9).tolist() == [0, 1, 2]
     assert average_linkage(csr_matrix((0, 0)), eps=0.9).tolist() == []

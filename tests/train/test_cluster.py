@@ -76,10 +76,19 @@ def test_too_few_images_to_cluster_are_outliers(method: str, number: int) -> Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_images_that_are_all_the_same_have_labels(method: str) -> None:
-    labels = run(method, people()[:1].repeat(60, 1)).labels_N
-    assert labels.shape == (60,)
-    assert sorted(set(labels) - {OUTLIER}) == list(range(num_clusters(labels)))
+def test_images_that_are_all_the_same_are_one_cluster(method: str) -> None:
+    collapsed = people()[:1].repeat(60, 1) + 1e-7 * people()[:60]
+    assert run(method, collapsed).labels_N.tolist() == [0] * 60
+    assert run(method, torch.zeros(60, 32)).labels_N.tolist() == [0] * 60
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_copies_of_different_images_are_never_in_one_cluster(method: str) -> None:
+    # More copies than neighbours: which of them are neighbours is arbitrary, so they may be more than three clusters.
+    labels = run(method, people()[:3].repeat(40, 1), clusters=3).labels_N.reshape(40, 3)
+    found = [set(labels[:, person]) - {OUTLIER} for person in range(3)]
+    assert all(found)
+    assert sum(len(labels) for labels in found) == len(set.union(*found))
 
 
 @pytest.mark.parametrize("method", METHODS)
