@@ -134,7 +134,8 @@ def configurations(setting: Setting) -> list[Configuration]:
         "HDBSCAN": ("cluster.method=hdbscan",),
         "InfoMap": ("cluster.method=infomap",),
         "k-means": ("cluster.method=kmeans",),
-        "agglomerative": ("cluster.method=agglomerative",),
+        # Average linkage joins less than DBSCAN at the same distance, which is one between neighbours there.
+        "agglomerative, eps 0.8": ("cluster.method=agglomerative", "cluster.eps=0.8"),
         "DCCC: its schedule alone": schedule,
         WEIGHTED: weighted,
         "DCCC: its soft loss and teacher alone": soft,
