@@ -134,8 +134,7 @@ def configurations(setting: Setting) -> list[Configuration]:
         "HDBSCAN": ("cluster.method=hdbscan",),
         "InfoMap": ("cluster.method=infomap",),
         "k-means": ("cluster.method=kmeans",),
-        # Average linkage joins less than DBSCAN at the same distance, which is one between neighbours there.
-        "agglomerative, eps 0.8": ("cluster.method=agglomerative", "cluster.eps=0.8"),
+        "agglomerative": ("cluster.method=agglomerative",),
         "DCCC: its schedule alone": schedule,
         WEIGHTED: weighted,
         "DCCC: its soft loss and teacher alone": soft,
