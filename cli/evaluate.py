@@ -43,7 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"run folder, encoder.safetensors, foreign .pth, bundle folder, or the word {HISTOGRAM} for the baseline",
     )
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="SPLIT", help="labelled folder in Market-1501's layout"
+        "--data", type=Path, required=True, metavar="SPLIT", help="labelled data set as it was unpacked, or own images"
+    )
+    parser.add_argument(
+        "--layout", default="auto", help="how it is read: market1501, dukemtmc, msmt17, personx, veri776, csv, pattern"
+    )
+    parser.add_argument(
+        "--pattern",
+        default=None,
+        metavar="REGEX",
+        help="how paths of own images tell who and where, e.g. '(?P<camid>\\w+)/(?P<pid>\\d+)_'",
+    )
+    parser.add_argument(
+        "--csv", type=Path, default=None, metavar="FILE", help="table of own images with path,pid,camid,split"
+    )
+    parser.add_argument(
+        "--rerank", action="store_true", default=False, help="re-rank by k-reciprocal neighbours (k1 20, k2 6, 0.3)"
     )
     parser.add_argument("--architecture", default=None, help="network that a foreign .pth belongs to")
     parser.add_argument("--backend", default="auto", help="runtime of a bundle: auto, openvino, onnxruntime")
@@ -56,18 +71,26 @@ def run(args: argparse.Namespace) -> int:
     """Score and print."""
     from reidge.train.datasets import open_benchmark
     from reidge.train.evaluate import evaluate_split
+    from reidge.train.rerank import RerankConfig
 
     if args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}. Give 1 or more.")
-    split = open_benchmark(args.data)
+    split = open_benchmark(args.data, layout=args.layout, pattern=args.pattern, csv=args.csv)
     with open_embedder(args) as embedder:
         ranking = evaluate_split(
-            embedder.embed, split, size=embedder.size, resize=embedder.resize, batch_size=args.batch_size
+            embedder.embed,
+            split,
+            size=embedder.size,
+            resize=embedder.resize,
+            batch_size=args.batch_size,
+            rerank=RerankConfig() if args.rerank else None,
+            quiet=False,
         )
     figures = {
         "model": embedder.name,
         "queries": len(split.query),
         "gallery": len(split.gallery),
+        "reranked": args.rerank,
         "map": 100 * ranking.mAP,
         **{f"rank{rank}": 100 * float(ranking.cmc[min(rank, len(ranking.cmc)) - 1]) for rank in RANKS},
         "minp": 100 * ranking.mINP,

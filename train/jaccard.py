@@ -55,11 +55,11 @@ def jaccard_distances(
     if len(features) == 0:
         return csr_matrix(np.empty((0, 0), dtype=np.float32))
     ranking_NK = nearest_neighbours(features, min(k1, len(features)))
-    members = _expanded_sets(ranking_NK, round(k1 / 2) + 1)
+    members = expanded_sets(ranking_NK, round(k1 / 2) + 1)
     vectors = _weighted(members, np.asarray(features.detach().cpu().numpy(), dtype=np.float32))
     if k2 > 1:
         neighbours = ranking_NK[:, :k2]
-        vectors = csr_matrix(_membership(neighbours) @ vectors / np.float32(neighbours.shape[1]))
+        vectors = csr_matrix(membership(neighbours) @ vectors / np.float32(neighbours.shape[1]))
     return _near(vectors, max_distance)
 
 
@@ -76,16 +76,16 @@ def nearest_neighbours(features_ND: Tensor, k: int) -> NDArray[np.int64]:
     return torch.cat(ranking).numpy()
 
 
-def _membership(sets_NK: NDArray[np.int64]) -> csr_matrix:
+def membership(sets_NK: NDArray[np.int64]) -> csr_matrix:
     """Write sets of images as rows of a 0/1 matrix `(N, N)`."""
     number, size = sets_NK.shape
     ones = np.ones(sets_NK.size, dtype=np.float32)
     return csr_matrix((ones, sets_NK.ravel(), np.arange(number + 1) * size), shape=(number, number))
 
 
-def _expanded_sets(ranking_NK: NDArray[np.int64], half: int) -> csr_matrix:
+def expanded_sets(ranking_NK: NDArray[np.int64], half: int) -> csr_matrix:
     """Give each image its k-reciprocal set, joined by the half-size sets of members that lie mostly within it."""
-    near, nearest = _membership(ranking_NK), _membership(ranking_NK[:, :half])
+    near, nearest = membership(ranking_NK), membership(ranking_NK[:, :half])
     full_sets, half_sets = near.multiply(near.T).tocsr(), nearest.multiply(nearest.T).tocsr()
     sizes = np.asarray(half_sets.sum(axis=1), dtype=np.float64).ravel()
     overlaps = (full_sets @ half_sets.T).multiply(full_sets).tocoo()
@@ -119,7 +119,7 @@ def _near(vectors: csr_matrix, max_distance: float) -> csr_matrix:
         last = min(first + ROWS_AT_ONCE, number)
         row_parts = (vectors.indptr, vectors.indices, vectors.data)
         column_parts = (inverted.indptr, inverted.indices, inverted.data)
-        counts, columns, shared = _shared_minima(*row_parts, *column_parts, first, last, min_shared)
+        counts, columns, shared = shared_minima(*row_parts, *column_parts, first, last, min_shared)
         return counts, columns, shared
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # the compiled loop lets go of the GIL
@@ -131,7 +131,7 @@ def _near(vectors: csr_matrix, max_distance: float) -> csr_matrix:
 
 
 @njit(nogil=True)
-def _shared_minima(  # type: ignore[no-untyped-def]
+def shared_minima(  # type: ignore[no-untyped-def]
     starts, members, weights, column_starts, column_rows, column_weights, first, last, min_shared
 ):
     """Sum the elementwise minima of rows first .. last - 1 with every row they meet; keep sums of min_shared or more.
