@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.metrics import adjusted_rand_score
 
 from reidge.train.labels import OUTLIER
 from reidge.train.memory import cluster_sums
@@ -25,13 +24,18 @@ def agreement(labels_N: NDArray[np.int64], previous_N: NDArray[np.int64]) -> flo
     """Say how far two clusterings of the same images agree (Hubert and Arabie, 1985: adjusted Rand index).
 
     Returns:
-        1 where they are the same but for the names, about 0 where they agree by chance, over the images that both
-        cluster; None where both cluster fewer than two.
+        1 where they are the same but for the names, about 0 where they agree by chance, -0.5 at worst, over the images
+        that both cluster; None where both cluster fewer than two.
     """
     both_N = (labels_N != OUTLIER) & (previous_N != OUTLIER)
-    if both_N.sum() < 2:
+    labels, previous = labels_N[both_N], previous_N[both_N]
+    if len(labels) < 2:
         return None
-    return float(adjusted_rand_score(previous_N[both_N], labels_N[both_N]))
+    together = _pairs(np.unique(labels * (previous.max() + 1) + previous, return_counts=True)[1])
+    now, before, all_pairs = _pairs(np.bincount(labels)), _pairs(np.bincount(previous)), _pairs(np.array([len(labels)]))
+    by_chance, at_most = now * before / all_pairs, (now + before) / 2
+    # At most what chance gives where both have one cluster of all, or none of two: the same either way.
+    return 1.0 if at_most == by_chance else (together - by_chance) / (at_most - by_chance)
 
 
 def silhouette(
