@@ -1,7 +1,7 @@
 """torch -> ONNX: one file at opset 17 that takes camera crops as they are and gives unit embeddings."""
 
 # N = crops, H, W = input height and width, C, h, w = channels, height and width of a feature map, D = embedding,
-# O = output channels of a convolution
+# O = output channels of a convolution, T = tokens, A = heads of attention, d = channels of a head
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from reidge.edge.errors import ReidgeError
-from reidge.train.encoders.layers import GEM_EPS, StripePool
+from reidge.train.encoders.layers import GEM_EPS, InstanceBatchNorm2d, StripePool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ class EdgeGraph(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         encoder = copy.deepcopy(encoder).cpu().float().eval()
-        freeze_pooling(encoder.body)
+        freeze_layers(encoder.body)
         fold_scale(encoder)
         self.body = encoder.body
         self.register_buffer("mean_3", torch.tensor(encoder.mean[::-1]) * 255)
@@ -72,12 +73,71 @@ class FrozenPool(nn.Module):
         return pooled_ND if self.power is None else pooled_ND.pow(1 / self.power)
 
 
-def freeze_pooling(body: nn.Module) -> None:
-    """Replace the pooling layers of `body` by frozen ones, in place."""
+class FrozenAttention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence with itself, in operations whose shapes are all known at export."""
+
+    def __init__(self, attention: nn.MultiheadAttention, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.heads, self.head_dim = tokens, attention.num_heads, attention.head_dim
+        self.project_in = nn.Linear(attention.embed_dim, 3 * attention.embed_dim)
+        self.project_in.weight, self.project_in.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.project_out = attention.out_proj
+
+    def forward(self, query_NTC: Tensor, key_NTC: Tensor, value_NTC: Tensor, **_: bool) -> tuple[Tensor, None]:
+        """Attend; the three are one, as in every encoder block."""
+        assert query_NTC is key_NTC is value_NTC
+        parts_NTAd = self.project_in(query_NTC).reshape(-1, self.tokens, 3 * self.heads, self.head_dim)
+        query_NATd, key_NATd, value_NATd = torch.split(parts_NTAd.transpose(1, 2), self.heads, dim=1)
+        weights_NATT = (query_NATd * self.head_dim**-0.5 @ key_NATd.transpose(2, 3)).softmax(dim=-1)
+        mixed_NTC = (weights_NATT @ value_NATd).transpose(1, 2).reshape(-1, self.tokens, self.heads * self.head_dim)
+        return self.project_out(mixed_NTC), None
+
+
+class HalfInstanceNorm(nn.Module):
+    """What is left of an `InstanceBatchNorm2d` once its batch norm is in the convolution before it."""
+
+    def __init__(self, norm: InstanceBatchNorm2d) -> None:
+        super().__init__()
+        self.halves, self.instance = norm.halves, norm.IN
+
+    def forward(self, x_NChw: Tensor) -> Tensor:
+        """Normalise the first half of the channels."""
+        first, last = torch.split(x_NChw, self.halves, dim=1)
+        return torch.cat([self.instance(first), last], dim=1)
+
+
+def freeze_layers(body: nn.Module) -> None:
+    """Replace the layers of `body` that would not export well, in place."""
     for name, module in list(body.named_modules()):
+        parent_name, _, attribute = name.rpartition(".")
+        parent = body.get_submodule(parent_name)
         if isinstance(module, StripePool):
-            parent, _, attribute = name.rpartition(".")
-            setattr(body.get_submodule(parent), attribute, FrozenPool(module))
+            setattr(parent, attribute, FrozenPool(module))
+        elif isinstance(module, nn.MultiheadAttention):
+            # Networks with attention learn a position for each token.
+            tokens = body.get_parameter("encoder.pos_embedding").shape[1]
+            setattr(parent, attribute, FrozenAttention(module, tokens))
+        elif isinstance(module, InstanceBatchNorm2d):
+            fold_batch_half(parent.get_submodule("conv1"), module)
+            setattr(parent, attribute, HalfInstanceNorm(module))
+
+
+def fold_batch_half(conv: nn.Module, norm: InstanceBatchNorm2d) -> None:
+    """Fold the batch norm of the last channels into the convolution before it, in place.
+
+    The exporter folds a batch norm only where it takes all channels.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is None
+    batch = norm.BN
+    assert batch.running_mean is not None
+    assert batch.running_var is not None
+    first, last = torch.split(conv.weight.detach(), norm.halves)
+    last, bias = fuse_conv_bn_weights(
+        last, None, batch.running_mean, batch.running_var, batch.eps, batch.weight, batch.bias
+    )
+    conv.weight = nn.Parameter(torch.cat([first, last]), requires_grad=False)
+    conv.bias = nn.Parameter(torch.cat([torch.zeros(len(first)), bias]), requires_grad=False)
 
 
 def fold_scale(encoder: Encoder) -> None:

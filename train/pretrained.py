@@ -11,22 +11,36 @@ from urllib.parse import urlparse
 import torch
 
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.train.checkpoint import load_weights
+from reidge.train.checkpoint import ENCODER_NAME, read_state_dict
+from reidge.train.encoders import ARCHITECTURES
+from reidge.train.encoders.foreign import fill
 
 if TYPE_CHECKING:
     from reidge.train.encoders.encoder import Encoder
 
 IMAGENET = "imagenet"
+ELSEWHERE = {
+    "resnet50_ibn_a": "resnet50_ibn_a-d9d0bb7b.pth of https://github.com/XingangPan/IBN-Net/releases",
+    "osnet": "one of torchreid's model zoo, https://kaiyangzhou.github.io/deep-person-reid/MODEL_ZOO",
+    "vit_small": "DINO's dino_deitsmall16_pretrain.pth or timm's vit_small_patch16_224",
+}
+"""Weights that fit architectures torchvision has none for, by the beginning of the name."""
 
 
 def load_pretrained(encoder: Encoder, weights: str) -> None:
-    """Fill `encoder` from `imagenet` or from a torchvision, torchreid or own file of weights.
+    """Fill `encoder` with ImageNet weights or with those of a file.
+
+    Args:
+        encoder: Changed in place.
+        weights: `imagenet`, a run folder, or a file of torchvision's, torchreid's, IBN-Net's, timm's or our own.
 
     Raises:
         InputError: The file does not fit, or the architecture has no ImageNet weights.
         ReidgeError: The ImageNet weights cannot be downloaded.
     """
-    load_weights(encoder, download_imagenet(encoder.architecture) if weights == IMAGENET else Path(weights))
+    file = download_imagenet(encoder.architecture) if weights == IMAGENET else Path(weights)
+    file = file / ENCODER_NAME if file.is_dir() else file
+    fill(encoder, read_state_dict(file), file)
 
 
 def download_imagenet(architecture: str) -> Path:
@@ -36,8 +50,12 @@ def download_imagenet(architecture: str) -> Path:
         InputError: torchvision has none for this architecture.
         ReidgeError: The download failed.
     """
-    if not architecture.startswith("resnet"):
-        raise InputError(f"there are no ImageNet weights for {architecture}. Give a file: --weights FILE.")
+    if not ARCHITECTURES[architecture].imagenet:
+        hints = [hint for name, hint in ELSEWHERE.items() if architecture.startswith(name)]
+        raise InputError(
+            f"torchvision has no ImageNet weights for {architecture}. Give a file: --weights FILE"
+            f"{f', such as {hints[0]}' if hints else ''}."
+        )
     from reidge.train.encoders.resnet import imagenet_url
 
     url = imagenet_url(architecture)
@@ -46,8 +64,10 @@ def download_imagenet(architecture: str) -> Path:
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
-    except (URLError, OSError) as error:
+        # The first digits of its SHA-256 end the name of each file of torchvision's.
+        digest = file.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=digest, progress=sys.stderr.isatty())
+    except (URLError, OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise ReidgeError(
             f"{url} cannot be downloaded ({reason}). Fetch it on a machine with network access and give the file: "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reidge.export.bundle import ExportReport
 
-ARCHITECTURES = ("small", "resnet18", "resnet50", "osnet_x0_25")
+ARCHITECTURES = ("small", "resnet18", "resnet50_ibn_a", "osnet_x0_25", "mobilenet_v3_small")
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -17,22 +17,41 @@ __all__ = ["ARCHITECTURES", "Encoder", "EncoderSpec", "build_encoder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    """What an architecture is given where the caller does not say."""
+class Architecture:
+    """What a network is given where the caller does not say, and what it can be given."""
 
     input_size: tuple[int, int] = (256, 128)
     """Height and width in pixels."""
     resize: ResizeMethod = "cubic"
-    pooling: str = "gem"
     stripes: int = 1
+    poolings: tuple[str, ...] = ("gem", "avg")
+    """The first is the default."""
+    striped: bool = True
+    """Whether it can pool horizontal stripes apart."""
+    stride: int = 16
+    """Input pixels per cell of the last feature map."""
+    imagenet: bool = False
+    """Whether torchvision has ImageNet weights for it."""
 
+
+RESNET = Architecture(imagenet=True)
+OSNET = Architecture(resize="linear", poolings=("avg",), striped=False)
+MOBILENET = Architecture(poolings=("avg", "gem"), imagenet=True)
 
 ARCHITECTURES = {
-    "small": Defaults(input_size=(128, 64), resize="linear", stripes=2),
-    "resnet18": Defaults(),
-    "resnet34": Defaults(),
-    "resnet50": Defaults(),
-    "osnet_x0_25": Defaults(resize="linear", pooling="avg"),
+    "small": Architecture(input_size=(128, 64), resize="linear", stripes=2),
+    "resnet18": RESNET,
+    "resnet34": RESNET,
+    "resnet50": RESNET,
+    "resnet50_ibn_a": Architecture(),
+    "osnet_x0_25": OSNET,
+    "osnet_x0_5": OSNET,
+    "osnet_x0_75": OSNET,
+    "osnet_x1_0": OSNET,
+    "mobilenet_v3_small": MOBILENET,
+    "mobilenet_v3_large": MOBILENET,
+    "convnext_tiny": Architecture(poolings=("avg",), stride=32, imagenet=True),
+    "vit_small": Architecture(poolings=("token", "avg"), striped=False),
 }
 
 
@@ -48,9 +67,10 @@ def build_encoder(
 
     Args:
         architecture: One of `ARCHITECTURES`.
-        input_size: Height and width in pixels, multiples of 16 x `stripes` and 16.
+        input_size: Height and width in pixels, multiples of the architecture's stride; the height of that times
+            `stripes`.
         resize: How crops are brought to `input_size`.
-        pooling: `gem` or `avg`.
+        pooling: One of the architecture's `poolings`.
         stripes: Horizontal stripes pooled apart and concatenated.
 
     Raises:
@@ -58,36 +78,56 @@ def build_encoder(
     """
     if architecture not in ARCHITECTURES:
         raise InputError(f"architecture {architecture!r} is unknown. Choose one of: {', '.join(ARCHITECTURES)}.")
-    defaults = ARCHITECTURES[architecture]
+    known = ARCHITECTURES[architecture]
     spec = EncoderSpec(
         architecture=architecture,
-        input_size=input_size or defaults.input_size,
-        resize=resize or defaults.resize,
-        pooling=pooling or defaults.pooling,
-        stripes=stripes or defaults.stripes,
+        input_size=known.input_size if input_size is None else input_size,
+        resize=known.resize if resize is None else resize,
+        pooling=known.poolings[0] if pooling is None else pooling,
+        stripes=known.stripes if stripes is None else stripes,
     )
-    height, width = spec.input_size
-    if spec.stripes < 1 or height < 16 or width < 16 or height % (16 * spec.stripes) or width % 16:
-        raise InputError(
-            f"input size {height}x{width} does not suit {architecture} with {spec.stripes} stripes: "
-            f"give a height that is a multiple of {16 * max(spec.stripes, 1)} and a width that is one of 16."
-        )
+    _check(spec, known)
     body = _build_body(spec)
     return Encoder(body, spec, int(body.embedding_dim))  # type: ignore[arg-type]
 
 
+def _check(spec: EncoderSpec, known: Architecture) -> None:
+    name, stripes, stride = spec.architecture, spec.stripes, known.stride
+    if spec.pooling not in known.poolings:
+        raise InputError(f"pooling {spec.pooling!r} does not suit {name}. Choose {' or '.join(known.poolings)}.")
+    if stripes < 1 or (stripes > 1 and not known.striped):
+        raise InputError(f"{name} cannot pool {stripes} stripes. Give {'1 or more' if known.striped else '1'}.")
+    height, width = spec.input_size
+    if min(height, width) < stride or height % (stride * stripes) or width % stride:
+        raise InputError(
+            f"input size {height}x{width} does not suit {name} with {stripes} stripes: "
+            f"give a height that is a multiple of {stride * stripes} and a width that is one of {stride}."
+        )
+
+
 def _build_body(spec: EncoderSpec) -> nn.Module:
     # Imported here because torchvision costs a second that the other networks need not pay.
-    if spec.architecture == "small":
+    name = spec.architecture
+    if name == "small":
         from reidge.train.encoders.small import SmallBody
 
         return SmallBody(spec.pooling, spec.stripes)
-    if spec.architecture == "osnet_x0_25":
+    if name.startswith("osnet"):
         from reidge.train.encoders.osnet import OsnetBody
 
-        if (spec.pooling, spec.stripes) != ("avg", 1):
-            raise InputError("osnet_x0_25 pools the average of the whole image. Leave out pooling and stripes.")
-        return OsnetBody()
+        return OsnetBody(name)
+    if name.startswith("mobilenet"):
+        from reidge.train.encoders.mobilenet import MobileNetBody
+
+        return MobileNetBody(name, spec.pooling, spec.stripes)
+    if name == "convnext_tiny":
+        from reidge.train.encoders.convnext import ConvNeXtBody
+
+        return ConvNeXtBody(name, spec.stripes)
+    if name == "vit_small":
+        from reidge.train.encoders.vit import VitBody
+
+        return VitBody(spec.input_size, spec.pooling)
     from reidge.train.encoders.resnet import ResNetBody
 
-    return ResNetBody(spec.architecture, spec.pooling, spec.stripes)
+    return ResNetBody(name, spec.pooling, spec.stripes)

@@ -27,7 +27,7 @@ class EncoderSpec:
     resize: ResizeMethod
     """How crops are brought to `input_size`."""
     pooling: str
-    """`gem` or `avg`."""
+    """`gem`, `avg`, or `token`: the class token of a transformer."""
     stripes: int
     """Horizontal stripes pooled apart and concatenated; 1 pools the whole image."""
 

@@ -1,4 +1,4 @@
-"""Layers that several networks share: pooling, the batch-norm neck, ghost batch norm."""
+"""Layers that several networks share: pooling, the batch-norm neck, instance-batch norm, ghost batch norm."""
 
 # B = batch, C = channels, h, w = height and width of the feature map, S = stripes
 
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,13 +40,8 @@ class StripePool(nn.Module):
 
 
 def build_pool(pooling: str, stripes: int) -> StripePool:
-    """Build the pooling named `gem` or `avg`.
-
-    Raises:
-        InputError: The name is another.
-    """
-    if pooling not in ("gem", "avg"):
-        raise InputError(f"pooling {pooling!r} is unknown. Choose gem or avg.")
+    """Build the pooling named `gem` or `avg`."""
+    assert pooling in ("gem", "avg"), pooling
     return StripePool(stripes, GEM_START if pooling == "gem" else None)
 
 
@@ -57,6 +50,24 @@ def build_neck(channels: int) -> nn.BatchNorm1d:
     neck = nn.BatchNorm1d(channels)
     neck.bias.requires_grad_(False)
     return neck
+
+
+class InstanceBatchNorm2d(nn.Module):
+    """The first half of the channels under instance norm, the others under batch norm (Pan et al., ECCV 2018).
+
+    Parameters are named as in the published weights.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.halves = [channels // 2, channels - channels // 2]
+        self.IN = nn.InstanceNorm2d(self.halves[0], affine=True)
+        self.BN = nn.BatchNorm2d(self.halves[1])
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        """Normalise."""
+        first, last = torch.split(x_BChw, self.halves, dim=1)
+        return torch.cat([self.IN(first), self.BN(last)], dim=1)
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""OSNet x0.25 (Zhou et al., ICCV 2019): omni-scale features at 0.2 million weights.
+"""OSNet x0.25 to x1.0 (Zhou et al., ICCV 2019): omni-scale features at 0.2 to 2.2 million weights.
 
 Module names are those of the published weights, which load exactly.
 """
@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-WIDTHS = (16, 64, 96, 128)
+WIDTHS = {
+    "osnet_x0_25": (16, 64, 96, 128),
+    "osnet_x0_5": (32, 128, 192, 256),
+    "osnet_x0_75": (48, 192, 288, 384),
+    "osnet_x1_0": (64, 256, 384, 512),
+}
+"""Channels of the stem and of the three stages."""
 EMBEDDING_DIM = 512
 SQUEEZE = 4
 """A block works on a quarter of its output channels."""
@@ -101,11 +107,11 @@ def _stage(inputs: int, outputs: int, *, halve: bool) -> nn.Sequential:
 
 
 class OsnetBody(nn.Module):
-    """OSNet x0.25 up to its 512-d features, after batch norm and ReLU; they are never negative."""
+    """OSNet up to its 512-d features, after batch norm and ReLU; they are never negative."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        first, second, third, fourth = WIDTHS
+        first, second, third, fourth = WIDTHS[name]
         self.conv1 = ConvNorm(3, first, 7, stride=2, padding=3)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2 = _stage(first, second, halve=True)

@@ -1,4 +1,8 @@
-"""ResNet-18/34/50 as the re-ID literature uses them: last stride 1, GeM pooling, batch-norm neck."""
+"""ResNet-18/34/50 as the re-ID literature uses them: last stride 1, GeM pooling, batch-norm neck.
+
+ResNet-50-IBN-a (Pan et al., ECCV 2018) differs in the first norm of every block of its first three stages, half of
+whose channels are normalised image by image: what a camera does to colour and contrast is taken out there.
+"""
 
 # B = batch, D = embedding, H, W = image height and width
 
@@ -7,18 +11,21 @@ from __future__ import annotations
 import torchvision
 from torch import Tensor, nn
 
-from reidge.train.encoders.layers import build_neck, build_pool
+from reidge.train.encoders.layers import InstanceBatchNorm2d, build_neck, build_pool
 
-STRIDE = 16
-"""Input pixels per cell of the last feature map."""
+IBN_SUFFIX = "_ibn_a"
 
 
 class ResNetBody(nn.Module):
-    """torchvision's ResNet without its classifier; the weights keep torchvision's names."""
+    """torchvision's ResNet without its classifier; the weights keep torchvision's names, or the IBN-Net release's."""
 
     def __init__(self, name: str, pooling: str, stripes: int) -> None:
         super().__init__()
-        trunk = getattr(torchvision.models, name)(weights=None)
+        trunk = getattr(torchvision.models, name.removesuffix(IBN_SUFFIX))(weights=None)
+        if name.endswith(IBN_SUFFIX):
+            for stage in (trunk.layer1, trunk.layer2, trunk.layer3):
+                for block in stage:
+                    block.bn1 = InstanceBatchNorm2d(block.bn1.num_features)
         for module in trunk.layer4[0].modules():
             # Stride 2 -> 1 in the last stage keeps twice the rows and columns (Luo et al., 2019).
             if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
@@ -38,7 +45,7 @@ class ResNetBody(nn.Module):
 
 
 def imagenet_url(name: str) -> str:
-    """Where torchvision keeps the ImageNet weights of `name`: the first version, which the published runs began with.
+    """Where torchvision keeps its ImageNet weights of `name`: the first version, which the published runs began with.
 
     For ResNet-50 torchvision's own default is a later one, trained another way.
     """
