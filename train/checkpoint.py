@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from reidge.edge.errors import InputError
 from reidge.train.encoders import ARCHITECTURES, build_encoder
+from reidge.train.encoders.foreign import fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,34 +103,16 @@ def _load_own(file: Path, architecture: str | None) -> Encoder:
 
 
 def load_weights(encoder: Encoder, file: Path) -> list[str]:
-    """Fill `encoder` from a torchvision, torchreid or own state dict, or from a run folder that holds one.
-
-    Classifiers are dropped; pooling power and neck, which foreign weights lack, keep their fresh values.
+    """Fill `encoder` from a file of weights or from a run folder that holds one; see `fill`.
 
     Returns:
         Names of the encoder's weights that the file does not have.
 
     Raises:
-        InputError: The file is unreadable, or weights of the network itself are missing or of another shape.
+        InputError: The file is unreadable or does not fit.
     """
     file = file / ENCODER_NAME if file.is_dir() else file
-    tensors = read_state_dict(file)
-    own = encoder.state_dict()
-    renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
-    kept = {name: tensor for name, tensor in renamed.items() if name in own}
-    shapes = [name for name, tensor in kept.items() if tensor.shape != own[name].shape]
-    missing = [name for name in own if name not in kept]
-    lacking = [
-        name for name in missing if not name.startswith(("body.pool.", "body.neck.")) and "num_batches" not in name
-    ]
-    if shapes or lacking:
-        example = (shapes or lacking)[0]
-        raise InputError(
-            f"{file} does not fit {encoder.architecture}: {len(lacking)} weights are missing and {len(shapes)} have "
-            f"another shape, e.g. {example}. Give the architecture the file was made for."
-        )
-    encoder.load_state_dict(kept, strict=False)
-    return missing
+    return fill(encoder, read_state_dict(file), file)
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -152,16 +135,12 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
             f"{file} is not a readable file of weights ({file.stat().st_size} bytes): it is damaged or holds more than "
             "tensors. Copy it again, or save the state_dict alone."
         ) from error
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for wrapper in ("state_dict", "model"):  # torchreid's and timm's
+        while isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
     if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{file} holds no state dict. Save one with torch.save(network.state_dict(), path).")
     return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _own_name(name: str) -> str:
-    name = name.removeprefix("module.")
-    return name if name.startswith("body.") else f"body.{name}"
 
 
 def _first_line(error: BaseException) -> str:

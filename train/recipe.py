@@ -37,7 +37,7 @@ class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
     """Height and width in pixels."""
     resize: ResizeMethod | None = None
     pooling: str | None = None
-    """`gem` or `avg`."""
+    """`gem`, `avg`, or `token` for a vision transformer."""
     stripes: int | None = None
     """Horizontal stripes pooled apart."""
     ghost_batch: int | None = Field(64, ge=2)
