@@ -11,9 +11,8 @@ from urllib.parse import urlparse
 import torch
 
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.train.checkpoint import ENCODER_NAME, read_state_dict
+from reidge.train.checkpoint import load_weights
 from reidge.train.encoders import ARCHITECTURES
-from reidge.train.encoders.foreign import fill
 
 if TYPE_CHECKING:
     from reidge.train.encoders.encoder import Encoder
@@ -38,9 +37,7 @@ def load_pretrained(encoder: Encoder, weights: str) -> None:
         InputError: The file does not fit, or the architecture has no ImageNet weights.
         ReidgeError: The ImageNet weights cannot be downloaded.
     """
-    file = download_imagenet(encoder.architecture) if weights == IMAGENET else Path(weights)
-    file = file / ENCODER_NAME if file.is_dir() else file
-    fill(encoder, read_state_dict(file), file)
+    load_weights(encoder, download_imagenet(encoder.architecture) if weights == IMAGENET else Path(weights))
 
 
 def download_imagenet(architecture: str) -> Path:
