@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from reidge.train.run_folder import EpochRecord
 
-INK, GRID, ACCENT, SHADE = "#1f2933", "#e4e7eb", "#0b7285", "#f1f3f5"
+INK, GRID, ACCENT, SECOND, SHADE = "#1f2933", "#e4e7eb", "#0b7285", "#b35c00", "#f1f3f5"
+COLUMNS = 3
+JPEG_QUALITY = 92
 CROP_SIZE = (192, 96)
 FRAME = 5
 GAP = 8
@@ -34,55 +36,84 @@ GREEN, RED, NEUTRAL, WHITE = (76, 175, 47), (64, 64, 224), (196, 190, 182), (255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """One chart: a value over the epochs that have it."""
+class Line:
+    """A figure over the epochs."""
+
+    values: Sequence[float | None]
+    """One for each epoch; None where it has none."""
+    name: str = ""
+    """Beside its last point, where a chart has several lines."""
+
+    def points(self) -> list[tuple[int, float]]:
+        """Epochs, counted from 1, that have a value, with it."""
+        return [(epoch, value) for epoch, value in enumerate(self.values, 1) if value is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Lines that share their axes."""
 
     title: str
-    values: Sequence[float | None]
-    """One for each epoch."""
+    lines: Sequence[Line]
+    from_zero: bool = True
+    """Whether heights count, not only their changes."""
 
 
-def curves(history: Sequence[EpochRecord]) -> list[Curve]:
+def charts(history: Sequence[EpochRecord]) -> list[Chart]:
     """Pick what is worth drawing; figures nobody has are left out."""
-    drawn = [
-        Curve(title="loss", values=[r.loss for r in history]),
-        Curve(title="clusters", values=[r.clusters for r in history]),
-        Curve(title="outliers", values=[r.outliers for r in history]),
-        Curve(title="learning rate", values=[r.lr for r in history]),
-        Curve(title="images per second", values=[r.images_per_second for r in history]),
-        Curve(title="mAP, %", values=[None if r.mAP is None else 100 * r.mAP for r in history]),
+    accuracy = [
+        Line(name="mAP", values=[None if r.mAP is None else 100 * r.mAP for r in history]),
+        Line(name="rank-1", values=[None if r.rank1 is None else 100 * r.rank1 for r in history]),
     ]
-    return [curve for curve in drawn if any(value is not None for value in curve.values)]
+    drawn = [
+        Chart(title="loss", lines=[Line(values=[r.loss for r in history])]),
+        Chart(title="clusters", lines=[Line(values=[r.clusters for r in history])]),
+        Chart(title="outliers", lines=[Line(values=[r.outliers for r in history])]),
+        Chart(title="eps", lines=[Line(values=[r.eps for r in history])], from_zero=False),
+        Chart(title="learning rate", lines=[Line(values=[r.lr for r in history])]),
+        Chart(title="mAP and rank-1, %", lines=accuracy),
+        Chart(title="agreement with the last clusters", lines=[Line(values=[r.agreement for r in history])]),
+        Chart(title="silhouette", lines=[Line(values=[r.silhouette for r in history])], from_zero=False),
+        Chart(title="tracklets kept whole", lines=[Line(values=[r.tracklets for r in history])]),
+    ]
+    return [chart for chart in drawn if any(line.points() for line in chart.lines)]
 
 
 def draw_curves(history: Sequence[EpochRecord]) -> str:
-    """Draw all curves as one PNG; returns a data URI."""
-    charts = curves(history)
-    rows = (len(charts) + 2) // 3
+    """Draw all charts as one PNG; returns a data URI."""
+    drawn = charts(history)
+    rows = (len(drawn) + COLUMNS - 1) // COLUMNS
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(10.8, 2.7 * rows), layout=layout)
-    epochs = [record.epoch for record in history]
     warm = sum(record.phase == "warmup" for record in history)
-    axes = figure.subplots(rows, 3, squeeze=False).ravel()
-    for ax, curve in zip(axes, charts, strict=False):
-        _draw(ax, epochs, curve, warm)
-    for ax in axes[len(charts) :]:
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for ax, chart in zip(axes, drawn, strict=False):
+        _draw(ax, chart, len(history), warm)
+    for ax in axes[len(drawn) :]:
         ax.set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    return _data_uri(buffer.getvalue())
+    return _data_uri(buffer.getvalue(), "png")
 
 
-def _draw(ax: Axes, epochs: list[int], curve: Curve, warm: int) -> None:
-    points = [(epoch, value) for epoch, value in zip(epochs, curve.values, strict=True) if value is not None]
+def _draw(ax: Axes, chart: Chart, epochs: int, warm: int) -> None:
     if warm:
         ax.axvspan(0.5, warm + 0.5, color=SHADE, linewidth=0)
         ax.text(0.7, 0.97, "warm-up", fontsize=8, color="#7b8794", va="top", transform=ax.get_xaxis_transform())
-    ax.plot(*zip(*points, strict=True), color=ACCENT, linewidth=1.8, marker="o", markersize=3.5)
-    ax.set_title(curve.title, loc="left", fontsize=11, color=INK, fontweight="bold")
-    ax.set_xlim(0.5, max(epochs) + 0.5)
-    low, high = min(value for _, value in points), max(value for _, value in points)
-    ax.set_ylim(0 if low >= 0 else low, high * 1.25 or 1)  # room for the word above the curve
+    heights = []
+    # The first line's name goes below it, the second's above: rank-1 is rarely below mAP.
+    for line, colour, side in zip(chart.lines, (ACCENT, SECOND), (-1, 1), strict=False):
+        points = line.points()
+        if points:
+            ax.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
+            ax.annotate(
+                line.name, points[-1], (0, 9 * side), textcoords="offset points", ha="right", va="center",
+                fontsize=8.5, color=colour,
+            )  # fmt: skip
+        heights += [height for _, height in points]
+    _set_limits(ax, min(heights), max(heights), from_zero=chart.from_zero)
+    ax.set_title(chart.title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    ax.set_xlim(0.5, epochs + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
@@ -94,8 +125,16 @@ def _draw(ax: Axes, epochs: list[int], curve: Curve, warm: int) -> None:
     ax.set_xlabel("epoch", fontsize=8.5, color="#52606d")
 
 
+def _set_limits(ax: Axes, low: float, high: float, *, from_zero: bool) -> None:
+    if from_zero:
+        low, high = min(low, 0), max(high, 0)
+    room = (high - low) or abs(high) or 1
+    # Above is room for words; below is none where the line stands on zero.
+    ax.set_ylim(low if from_zero and low == 0 else low - 0.1 * room, high + 0.25 * room)
+
+
 def crop_row(crops: Sequence[NDArray[np.uint8]], frames: Sequence[tuple[int, int, int]], *, lead: bool = False) -> str:
-    """Set crops side by side, each in a frame of its colour; returns a data URI of a PNG.
+    """Set crops side by side, each in a frame of its colour; returns a data URI of a JPEG.
 
     Args:
         crops: BGR, any size.
@@ -110,10 +149,10 @@ def crop_row(crops: Sequence[NDArray[np.uint8]], frames: Sequence[tuple[int, int
     for index, tile in enumerate(tiles):
         width = 0 if index == 0 else 3 * GAP if lead and index == 1 else GAP
         parts += [np.full((tile.shape[0], width, 3), WHITE, dtype=np.uint8), tile]
-    encoded, data = cv2.imencode(".png", np.hstack(parts))
+    encoded, data = cv2.imencode(".jpg", np.hstack(parts), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert encoded
-    return _data_uri(data.tobytes())
+    return _data_uri(data.tobytes(), "jpeg")
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(picture: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

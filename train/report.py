@@ -12,10 +12,11 @@ import numpy as np
 from jinja2 import Environment
 
 from reidge.edge.crops import read_image
+from reidge.edge.errors import ReidgeError
 from reidge.train.charts import GREEN, NEUTRAL, RED, crop_row, draw_curves
 from reidge.train.checkpoint import write_atomically
-from reidge.train.cluster import OUTLIER
 from reidge.train.evaluate import embed_paths, evaluate_ranking, squared_distances
+from reidge.train.labels import OUTLIER
 from reidge.train.recipe import dump_recipe
 from reidge.train.run_folder import REPORT_NAME
 
@@ -68,25 +69,47 @@ def write_report(
     embed: Embed,
     split: Benchmark | None,
 ) -> None:
-    """Write `report.html`: ranked examples where a labelled split is given, else sheets of clusters."""
+    """Write `report.html`: curves, sheets of clusters, and ranked examples where a labelled split is given.
+
+    Args:
+        run_dir: Of the run.
+        recipe: Of the run.
+        history: Of at least one epoch.
+        images: The crops that were trained on.
+        labels_N: Their pseudo labels in the last epoch that clustered; None where none did.
+        embed: From `(N, H, W, 3)` uint8 BGR to `(N, D)`.
+        split: Queries and gallery for examples.
+
+    Raises:
+        InputError: An image of the split is unreadable.
+        ReidgeError: The page cannot be written.
+    """
     sections = []
     if split is not None:
         sections += ranked_examples(embed, split, images)
-    elif labels_N is not None:
+    if labels_N is not None and (labels_N != OUTLIER).any():
         sections.append(cluster_sheets(labels_N, images))
-    template = (files("reidge.train") / "templates" / "report.html").read_text()
+    template = (files("reidge.train") / "templates" / "report.html").read_text(encoding="utf-8")
     page = (
         Environment(autoescape=True)
         .from_string(template)
         .render(
             title=run_dir.resolve().name,
+            labelled=recipe.cluster.method == "labels",
             figures=_figures(recipe, history, images),
             curves=draw_curves(history),
+            remarks=_remarks(history),
             sections=sections,
             recipe=dump_recipe(recipe),
         )
     )
-    write_atomically(run_dir / REPORT_NAME, lambda partial: partial.write_text(page))
+    try:
+        write_atomically(run_dir / REPORT_NAME, lambda partial: partial.write_text(page, encoding="utf-8"))
+    except OSError as error:
+        raise ReidgeError(
+            f"{run_dir / REPORT_NAME} cannot be written: {error.strerror or error}. The encoder is complete; free some "
+            "space and go on with --resume for the page."
+        ) from error
 
 
 def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingImages) -> dict[str, str]:
@@ -98,12 +121,26 @@ def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingIma
         "cameras": str(len(np.unique(images.camids))),
         "epochs": str(last.epoch),
         "clusters": str(last.clusters),
-        "outliers": f"{last.outliers / len(images):.0%}",
+        "outliers": f"{last.outliers / len(images):.1%}",
         "minutes": f"{sum(record.seconds for record in history) / 60:.1f}",
+        "images / s": f"{np.median([record.images_per_second for record in history]):,.0f}",
     }
     if last.mAP is not None and last.rank1 is not None:
         figures |= {"mAP": f"{last.mAP:.1%}", "rank-1": f"{last.rank1:.1%}"}
     return figures
+
+
+def _remarks(history: Sequence[EpochRecord]) -> list[str]:
+    """Say what the curves of scores mean, where there are any."""
+    remarks = []
+    if any(record.silhouette is not None for record in history):
+        remarks.append(
+            "Agreement, silhouette and tracklets need no labels and are 1 at best. They belong to the clusters, and so "
+            "to the encoder, that an epoch begins with."
+        )
+    if any(record.mAP is not None for record in history):
+        remarks.append("mAP and rank-1 are of the labelled split after an epoch; they choose nothing.")
+    return remarks
 
 
 def ranked_examples(embed: Embed, split: Benchmark, images: TrainingImages) -> list[Section]:
@@ -125,7 +162,10 @@ def ranked_examples(embed: Embed, split: Benchmark, images: TrainingImages) -> l
         caption = f"person {query.pids[q]}, camera {query.camids[q]}: average precision {ranking.ap_Q[q]:.0%}"
         return Row(caption=caption, picture=crop_row(crops, frames, lead=True))
 
-    tell = f"Left the query, then its {TOP} nearest images of other cameras. Green: the same person. Red: another one."
+    tell = (
+        f"Left the query, then its {TOP} nearest gallery images, without those of the same person in the same camera. "
+        "Green: the same person. Red: another one."
+    )
     worst, best = (_one_each(ends, query.pids)[:EXAMPLES] for ends in (order, order[::-1]))
     return [
         Section(heading="Hardest queries", explanation=tell, rows=[row(q) for q in worst]),
