@@ -80,10 +80,9 @@ class ClusterAttention(nn.Module):
             `(B,)`: 1 - n times the mean attention received among the n images of its cluster; 0 where all receive
             the same, 1 where none is received.
         """
-        labels_B = labels_B.to(x_BD.device)
-        labels = torch.unique(labels_B)
-        members = [(labels_B == label).nonzero().squeeze(1) for label in labels]
-        indices_CM, present_CM = _padded(members)
+        labels_B = labels_B.cpu()
+        members = [(labels_B == label).nonzero().squeeze(1) for label in torch.unique(labels_B)]
+        indices_CM, present_CM = (padded.to(x_BD.device) for padded in _padded(members))
         _, attention_CMM = self(x_BD[indices_CM], present_CM)
         sizes_C1 = present_CM.sum(dim=1, keepdim=True)
         received_CM = (attention_CMM * present_CM[:, :, None]).sum(dim=1) / sizes_C1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from torch.nn import functional
 
 from reidge.train.encoders.encoder import IMAGENET_MEAN
@@ -46,6 +46,13 @@ class AugmentConfig(BaseModel, frozen=True, extra="forbid"):
     """Smallest and largest share of the view that it covers."""
     erasing_aspect: float = Field(0.3, gt=0, le=1)
     """Smallest aspect of the rectangle; the largest is its inverse."""
+
+    @field_validator("erasing_area")
+    @classmethod
+    def _ordered_shares(cls, area: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError("wants two shares above 0 and up to 1, the smaller first")
+        return area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from reidge.edge.errors import ReidgeError
 from reidge.train.augment import draw_views, paint
+from reidge.train.cluster import OUTLIER
 from reidge.train.sampler import batches, shuffled
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reidge.train.run import Run
-
-T = TypeVar("T")
 
 BATCHES_AHEAD = 2
 """Made ready by another thread while a GPU works; a CPU has nothing to spare for it."""
@@ -50,6 +49,12 @@ class Part:
             labels_b=self.labels_b[rows],
             indices_b=self.indices_b[rows],
         )
+
+    def outlive(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until a stream other than the one that filled it is through with it."""
+        for tensor in (self.views_b3HW, self.teacher_views_b3HW, self.labels_b, self.indices_b):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +95,9 @@ def read_batches(
         ReidgeError: A batch cannot be shared by all processes.
     """
     made = _make_batches(run, labels_N, rng, steps=steps, epoch=epoch)
-    return _ahead(made, BATCHES_AHEAD) if run.device.type == "cuda" else made
+    if run.device.type != "cuda":
+        return made
+    return ahead(made, BATCHES_AHEAD, torch.cuda.Stream(run.device))  # type: ignore[no-untyped-call]
 
 
 def _make_batches(
@@ -98,7 +105,7 @@ def _make_batches(
 ) -> Generator[Batch, None, None]:
     sampler, phase = run.recipe.sampler, run.phase(epoch)
     if phase == "distil":
-        drawn = shuffled(len(labels_N), sampler.clusters * sampler.images, rng)
+        drawn = shuffled(np.flatnonzero(labels_N != OUTLIER), sampler.clusters * sampler.images, rng)
     else:
         drawn = batches(labels_N, run.images.camids, sampler, rng)
     views = 2 if run.teacher is not None and phase == "cluster" else 1
@@ -145,10 +152,26 @@ def read_crops(run: Run, indices_b: NDArray[np.int64], labels_N: NDArray[np.int6
     return crops_bHW3
 
 
-def _ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
-    """Let another thread make the next items while the last one is used; closing waits for it to end."""
+def ahead(batches: Iterator[Batch], count: int, stream: torch.cuda.Stream | None) -> Generator[Batch, None, None]:
+    """Let another thread make the next batches while the last one is used; closing waits for it to end.
+
+    Args:
+        batches: Made in their order, `count` at most before they are asked for.
+        count: How many.
+        stream: Of a GPU, for the making: on the stream of the steps it would wait for them. None without a GPU.
+    """
+
+    def make() -> Batch | None:
+        with torch.cuda.stream(stream):  # None changes nothing
+            batch = next(batches, None)
+        if stream is not None:
+            stream.synchronize()
+        return batch
+
     with ThreadPoolExecutor(1) as maker:
-        waiting = deque(maker.submit(next, items, None) for _ in range(count))
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(maker.submit(next, items, None))
-            yield item
+        waiting = deque(maker.submit(make) for _ in range(count))
+        while (batch := waiting.popleft().result()) is not None:
+            if stream is not None:
+                batch.own.outlive(torch.cuda.current_stream())
+            waiting.append(maker.submit(make))
+            yield batch

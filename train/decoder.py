@@ -30,12 +30,19 @@ class Decoder:
         size: Height and width of the result.
         resize: How images are brought there.
         max_unreadable: Share of the files that may become unreadable.
+        unreadable: Indices of those that already have.
     """
 
     def __init__(
-        self, paths: Sequence[Path], *, size: tuple[int, int], resize: ResizeMethod, max_unreadable: float
+        self,
+        paths: Sequence[Path],
+        *,
+        size: tuple[int, int],
+        resize: ResizeMethod,
+        max_unreadable: float,
+        unreadable: frozenset[int] = frozenset(),
     ) -> None:
-        self.unreadable: frozenset[int] = frozenset()
+        self.unreadable = unreadable
         """Indices of the files that could not be read again."""
         self._paths = paths
         self._size = size

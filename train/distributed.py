@@ -13,6 +13,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(hours=12)
+"""For the leading process, which clusters and evaluates alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,7 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     What goes wrong on another process than the leading one is said under its number.
 
     Raises:
-        InputError: torchrun started more processes than there are GPUs.
+        InputError: torchrun started more processes than there are GPUs, or one GPU is named for all.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -113,6 +117,8 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda:"):
+        raise InputError(f"loop.device {device} is one GPU for {size} processes. Set it to cuda: each takes its own.")
     if device == "cuda":
         if local >= torch.cuda.device_count():
             raise InputError(
@@ -121,7 +127,8 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
     world = World(rank=distributed.get_rank(), size=size)
     try:
         yield world, device

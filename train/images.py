@@ -62,6 +62,8 @@ class TrainingImages:
     """`(N, H, W, 3)` BGR; None where it would not fit into the memory allowed."""
     decoder: Decoder
     """Of the files, where there are no pixels."""
+    left_out: frozenset[str]
+    """Paths below the folder of the files that could not be read to begin with."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,7 +91,13 @@ class TrainingImages:
 
 
 def read_training_images(
-    root: Path, config: DataConfig, *, size: tuple[int, int], resize: ResizeMethod, quiet: bool = False
+    root: Path,
+    config: DataConfig,
+    *,
+    size: tuple[int, int],
+    resize: ResizeMethod,
+    left_out: frozenset[str] | None = None,
+    quiet: bool = False,
 ) -> TrainingImages:
     """Read a crop folder, or the training images of a data set.
 
@@ -101,6 +109,8 @@ def read_training_images(
         config: Which layout, and how crops are kept.
         size: Height and width in pixels.
         resize: How crops are brought there.
+        left_out: On resuming, what the run began without: just that is left out again, so that every other file keeps
+            its place, as `unreadable` where it has become so.
         quiet: Whether to say nothing, as all but one of several processes do.
 
     Raises:
@@ -112,7 +122,9 @@ def read_training_images(
         layout.say({"train": images})
         _warn_of_unknown_cameras(images.camids)
     pixels, readable = _decode_all(images.paths, config, size=size, resize=resize, quiet=quiet)
-    keep = np.flatnonzero(readable)
+    names = [os.path.relpath(path, root) for path in images.paths]
+    kept = readable if left_out is None else np.array([name not in left_out for name in names], dtype=bool)
+    keep = np.flatnonzero(kept)
     unreadable = [images.paths[i] for i in np.flatnonzero(~readable)]
     report_unreadable(
         root,
@@ -122,6 +134,13 @@ def read_training_images(
         otherwise="allow more with --set data.max_unreadable=SHARE",
     )
     paths = tuple(images.paths[i] for i in keep)
+    decoder = Decoder(
+        paths,
+        size=size,
+        resize=resize,
+        max_unreadable=config.max_unreadable,
+        unreadable=frozenset(np.flatnonzero(~readable[keep]).tolist()),
+    )
     return TrainingImages(
         paths=paths,
         camids=_numbered(images.camids)[keep],
@@ -130,7 +149,8 @@ def read_training_images(
         size=size,
         resize=resize,
         pixels=None if pixels is None else _compacted(pixels, keep),
-        decoder=Decoder(paths, size=size, resize=resize, max_unreadable=config.max_unreadable),
+        decoder=decoder,
+        left_out=frozenset(name for name, has in zip(names, kept, strict=True) if not has),
     )
 
 
@@ -139,7 +159,7 @@ def _decode_all(
 ) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_]]:
     """Decode every file once; return the crops if they fit into memory, and which files could be read."""
     fits = len(paths) * size[0] * size[1] * 3 <= config.cache_gib * 2**30
-    pixels = np.empty((len(paths) if fits else 0, *size, 3), dtype=np.uint8)
+    pixels = np.zeros((len(paths) if fits else 0, *size, 3), dtype=np.uint8)
     readable = np.zeros(len(paths), dtype=bool)
 
     def load(index: int) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from reidge.edge.errors import ReidgeError
+from reidge.edge.errors import InputError, ReidgeError
 from reidge.train import run_folder
 from reidge.train.batches import Batch, read_batches
+from reidge.train.checkpoint import load_encoder
 from reidge.train.cluster import OUTLIER, num_clusters
 from reidge.train.distributed import open_world
 from reidge.train.evaluate import evaluate_split
@@ -52,7 +53,7 @@ class TrainSummary:
     outliers: int
     loss: float
     mAP: float | None
-    """Of the last epoch, fraction 0 to 1; None without a split."""
+    """Of the chosen epoch, fraction 0 to 1; None without a split or where that epoch was not evaluated."""
     rank1: float | None
     seconds: float
     """Of all epochs, those before an interruption included."""
@@ -83,14 +84,15 @@ def train(
         split: Labelled query/gallery folder for figures in the report; it chooses nothing.
 
     Raises:
-        InputError: Something given cannot be used; nothing was written.
+        InputError: Something given cannot be used.
         ReidgeError: Training cannot go on; the run folder holds the last whole epoch.
     """
     if weights is not None:
         recipe = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"weights": weights})})
     with open_world(recipe.loop.device) as (world, device):
         resume = world.from_leader(lambda: run_folder.prepare(run_dir, recipe, resume=resume))
-        run = open_run(recipe, crops, run_dir, split, world=world, device=device, pretrained=not resume)
+        left_out = run_folder.read_left_out(run_dir) if resume else None
+        run = open_run(recipe, crops, run_dir, split, world=world, device=device, left_out=left_out)
         progression = Progression(rng=np.random.default_rng(recipe.loop.seed), history=[])
         fingerprint = run.images.fingerprint()
         if resume:
@@ -104,8 +106,10 @@ def train(
                 _keep(run, progression)
                 run_folder.save(run, progression, fingerprint)
                 write_scalars(run_dir, record)
+        scored = recipe.loop.choose != "last"
+        features_ND = _extract(run, recipe.total_epochs - 1) if scored else None  # by every process
         if world.leads:
-            _finish(run, progression)
+            _finish(run, progression, features_ND)
         return _summary(run, progression)
 
 
@@ -233,7 +237,11 @@ def _evaluated(run: Run, record: EpochRecord) -> EpochRecord:
     last = record.epoch == run.recipe.total_epochs
     if run.split is None or not run.world.leads or (record.epoch % run.recipe.loop.evaluate_every and not last):
         return record
-    ranking = evaluate_split(run.embed, run.split, size=run.encoder.input_size, resize=run.encoder.resize)
+    try:
+        ranking = evaluate_split(run.embed, run.split, size=run.encoder.input_size, resize=run.encoder.resize)
+    except ReidgeError as error:  # an image of the split that can no longer be read must not cost the epoch
+        run.warn(f"epoch {record.epoch} has no figures: {str(error).rstrip('.')}")
+        return record
     return replace(record, mAP=ranking.mAP, rank1=ranking.rank1)
 
 
@@ -247,20 +255,27 @@ def _keep_if_best(run: Run, progression: Progression, labelling: Labelling) -> N
     """Keep the encoder that an epoch begins with where its clustering scores best so far."""
     choose = run.recipe.loop.choose
     score: float | None = None if choose == "last" else getattr(labelling, choose)
-    if score is not None and (progression.best_score is None or score > progression.best_score):
+    untrained = len(progression.history) <= run.recipe.warmup_epochs
+    if score is not None and not untrained and (progression.best_score is None or score > progression.best_score):
         run_folder.keep_encoder(run, progression, score=score)
 
 
-def _finish(run: Run, progression: Progression) -> None:
-    """Let the last encoder be scored too, where scores choose, and write the report."""
-    if run.recipe.loop.choose != "last" and len(progression.history) > run.recipe.warmup_epochs:
-        _keep_if_best(run, progression, scored_clusters(run, progression, _extract(run, len(progression.history) - 1)))
-    write_report(run.run_dir, run.recipe, progression.history, run.images, progression.labels_N, run.embed, run.split)
+def _finish(run: Run, progression: Progression, features_ND: Tensor | None) -> None:
+    """Let the last encoder be scored too, where scores choose, and write the report of the one that is kept."""
+    if features_ND is not None:
+        _keep_if_best(run, progression, scored_clusters(run, progression, features_ND, run.images.unreadable))
+        run.encoder.load_state_dict(load_encoder(run.run_dir).state_dict())
+    said = (run.run_dir, run.recipe, progression.history, run.images, progression.labels_N, run.embed)
+    try:
+        write_report(*said, run.split)
+    except InputError as error:
+        run.warn(f"the report comes without ranked galleries: {str(error).rstrip('.')}")
+        write_report(*said, None)
 
 
 def _summary(run: Run, progression: Progression) -> TrainSummary:
     history = progression.history
-    last = history[-1]
+    last, chosen = history[-1], history[max(progression.best_epoch, 1) - 1]
     return TrainSummary(
         run_dir=run.run_dir,
         epochs=last.epoch,
@@ -269,8 +284,8 @@ def _summary(run: Run, progression: Progression) -> TrainSummary:
         clusters=last.clusters,
         outliers=last.outliers,
         loss=last.loss,
-        mAP=last.mAP,
-        rank1=last.rank1,
+        mAP=chosen.mAP,
+        rank1=chosen.rank1,
         seconds=sum(record.seconds for record in history),
         images_per_second=float(np.median([record.images_per_second for record in history])),
     )

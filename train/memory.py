@@ -101,28 +101,28 @@ class ClusterMemory:
 
         Args:
             x_BD: In batch order, which rule `sequential` depends on.
-            labels_B: Their clusters.
+            labels_B: Their clusters; best on the CPU, where what they decide needs no word from the device.
             dispersion_B: How far each image is from its cluster; rule `dispersion` moves the centroid by the image
                 with the largest.
         """
         x_BD = x_BD.detach()
+        labels_B = labels_B.cpu()
         if self.rule == "sequential":
             # Clusters do not touch each other, so their first images move them at once, then their second, ...
-            for turn in _turns(labels_B):
-                self._blend(labels_B[turn], x_BD[turn])
+            for images, labels in _uploaded(_turns(labels_B), labels_B, x_BD.device):
+                self._blend(labels, x_BD[images])
             return
-        distances_B = -(x_BD * self.centroids_KD[labels_B]).sum(dim=1)
+        distances_B = -(x_BD * self.centroids_KD[labels_B.to(x_BD.device)]).sum(dim=1)
         if self.rule == "dispersion":
             assert dispersion_B is not None, "rule `dispersion` needs the dispersion of each image"
             distances_B = dispersion_B
-        for label in torch.unique(labels_B):
-            members = (labels_B == label).nonzero().squeeze(1)
+        for members, labels in _uploaded(_groups(labels_B), labels_B, x_BD.device):
             if self.rule == "weighted":
                 weights = torch.softmax(distances_B[members] / self.tau, dim=0)
                 target_1D = (weights[:, None] * x_BD[members]).sum(dim=0, keepdim=True)
             else:
-                target_1D = x_BD[members][distances_B[members].argmax()][None]
-            self._blend(label[None], target_1D)
+                target_1D = x_BD[members][distances_B[members].argmax(dim=0, keepdim=True)]
+            self._blend(labels[:1], target_1D)
 
     def _blend(self, labels_K: Tensor, targets_KD: Tensor) -> None:
         moved_KD = self.momentum * self.centroids_KD[labels_K] + (1 - self.momentum) * targets_KD
@@ -144,21 +144,23 @@ class InstanceMemory:
         self.labels_N = labels_N.to(features_ND.device)
         self.momentum = momentum
         self.temperature = temperature
-        self._sizes_K = torch.bincount(self.labels_N[self.labels_N != OUTLIER])
+        self._clustered = (self.labels_N != OUTLIER).nonzero().squeeze(1)
+        self._sizes_K = torch.bincount(self.labels_N[self._clustered])
 
     def __len__(self) -> int:
         return len(self._sizes_K)
 
     def logits(self, x_BD: Tensor) -> Tensor:
         """Compare with every cluster: `(B, K)` mean cosine similarities to its vectors over the temperature."""
-        means_KD = cluster_sums(self.vectors_ND, self.labels_N) / self._sizes_K[:, None]
-        return x_BD @ means_KD.T / self.temperature
+        sums_KD = self.vectors_ND.new_zeros(len(self), self.vectors_ND.shape[1])
+        sums_KD.index_add_(0, self.labels_N[self._clustered], self.vectors_ND[self._clustered])
+        return x_BD @ (sums_KD / self._sizes_K[:, None]).T / self.temperature
 
     @torch.no_grad()
     def update(self, x_BD: Tensor, indices_B: Tensor) -> None:
         """Move the vectors of these images; an image that comes twice in a batch moves its own twice."""
-        for turn in _turns(indices_B):
-            images = indices_B[turn]
+        indices_B = indices_B.cpu()
+        for turn, images in _uploaded(_turns(indices_B), indices_B, x_BD.device):
             moved_BD = self.momentum * self.vectors_ND[images] + (1 - self.momentum) * x_BD[turn].detach()
             self.vectors_ND[images] = functional.normalize(moved_BD, dim=1)
 
@@ -182,4 +184,17 @@ def _turns(labels_B: Tensor) -> list[Tensor]:
         if turn == len(turns):
             turns.append([])
         turns[turn].append(index)
-    return [torch.tensor(turn, device=labels_B.device) for turn in turns]
+    return [torch.tensor(turn) for turn in turns]
+
+
+def _groups(labels_B: Tensor) -> list[Tensor]:
+    """Split the batch so that each group holds the images of one label."""
+    return [(labels_B == label).nonzero().squeeze(1) for label in torch.unique(labels_B)]
+
+
+def _uploaded(groups: list[Tensor], labels_B: Tensor, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Bring groups of images and their labels to the device, all in one copy: each copy would wait for it."""
+    sizes = [len(group) for group in groups]
+    images = torch.cat(groups)
+    both = torch.stack([images, labels_B[images]]).to(device)
+    return list(zip(torch.split(both[0], sizes), torch.split(both[1], sizes), strict=True))

@@ -21,7 +21,7 @@ IMAGENET = "imagenet"
 ELSEWHERE = {
     "resnet50_ibn_a": "resnet50_ibn_a-d9d0bb7b.pth of https://github.com/XingangPan/IBN-Net/releases",
     "osnet": "one of torchreid's model zoo, https://kaiyangzhou.github.io/deep-person-reid/MODEL_ZOO",
-    "vit_small": "DINO's dino_deitsmall16_pretrain.pth or timm's vit_small_patch16_224",
+    "vit_small": "DINO's dino_deitsmall16_pretrain.pth or DeiT's deit_small_patch16_224-cd65a155.pth",
 }
 """Weights that fit architectures torchvision has none for, by the beginning of the name."""
 

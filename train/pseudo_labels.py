@@ -65,7 +65,7 @@ def pseudo_labels(
     """
     epoch, images = len(progression.history), run.images
     if run.phase(epoch) == "distil":
-        return Labelling(labels_N=np.arange(len(images)))  # every crop stands for itself
+        return Labelling(labels_N=_readable(np.arange(len(images)), unreadable))  # every crop stands for itself
     if run.phase(epoch) == "warmup":
         assert images.tracklets is not None
         return Labelling(labels_N=_readable(images.tracklets, unreadable))
@@ -85,7 +85,8 @@ def scored_clusters(
 ) -> Labelling:
     """Cluster the images as this epoch's schedule says, and score the result without labels."""
     epoch, seed = len(progression.history), run.recipe.loop.seed
-    training_epoch = epoch - run.recipe.warmup_epochs
+    # Past the last epoch comes the clustering that scores the last encoder, on the same terms.
+    training_epoch = min(epoch - run.recipe.warmup_epochs, run.recipe.loop.epochs - 1)
     config = clamp(run.recipe.cluster, len(features_ND))
     if config != run.recipe.cluster and training_epoch == 0:
         run.warn(
@@ -127,8 +128,9 @@ def _stand_in(run: Run, progression: Progression, labels_N: NDArray[np.int64]) -
     outliers = int((labels_N == OUTLIER).sum())
     what = f"clustering found {num_clusters(labels_N)} clusters among {len(labels_N)} crops ({outliers} outliers)"
     if progression.failures >= MAX_FAILURES or last_N is None:
+        why = "and nothing can stand in" if last_N is None else f"{progression.failures} times in a row"
         raise ReidgeError(
-            f"{what}, {progression.failures} times in a row. Change --set cluster.eps (larger joins more, smaller "
+            f"{what}, {why}. Change --set cluster.eps (larger joins more, smaller "
             "splits more), or harvest more footage."
         )
     run.warn(f"{what}; this epoch goes on with {name}")

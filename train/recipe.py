@@ -110,7 +110,7 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
     tensor cores."""
     compile: bool = False
     """Whether the network goes through torch.compile: minutes of compiling for faster steps."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid"):

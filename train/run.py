@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ class Run:
     encoder: Encoder
     network: Callable[[Tensor], Tensor]
     """The encoder as the steps call it: compiled and distributed where the recipe and the world ask for it."""
+    parallel: DistributedDataParallel | None
+    """What sends gradients to the other processes; None where there are none."""
     teacher: Teacher | None
     """None where no soft target is asked for."""
     attention: ClusterAttention | None
@@ -83,8 +86,8 @@ class Run:
                 stack.enter_context(frozen_statistics(self.encoder))
                 if self.teacher is not None:
                     stack.enter_context(frozen_statistics(self.teacher.encoder))
-            if not last and isinstance(self.network, DistributedDataParallel):
-                stack.enter_context(self.network.no_sync())
+            if not last and self.parallel is not None:
+                stack.enter_context(self.parallel.no_sync())
             yield
 
     def phase(self, epoch: int) -> str:
@@ -113,7 +116,7 @@ def open_run(
     *,
     world: World,
     device: str,
-    pretrained: bool = True,
+    left_out: frozenset[str] | None = None,
 ) -> Run:
     """Build network and optimiser and read the crops; nothing is written.
 
@@ -124,7 +127,7 @@ def open_run(
         split: Labelled query/gallery folder, for reported figures.
         world: The processes of the run.
         device: Of this process.
-        pretrained: Whether to load the recipe's weights; a resumed run has its own.
+        left_out: On resuming, the files that the run began without; its weights are then not the recipe's.
 
     Raises:
         InputError: Something given cannot be used.
@@ -134,14 +137,24 @@ def open_run(
     own_device = _device(device)
     _check_parts(recipe, world)
     labelled = _labelled(split, crops, recipe.data) if split is not None and world.leads else None
-    encoder = _encoder(recipe.encoder, pretrained=pretrained)
+    encoder = _encoder(recipe.encoder, pretrained=left_out is None)
     if recipe.loop.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
     encoder = encoder.to(own_device)
     quiet = not world.leads
-    images = read_training_images(crops, recipe.data, size=encoder.input_size, resize=encoder.resize, quiet=quiet)
+    images = read_training_images(
+        crops, recipe.data, size=encoder.input_size, resize=encoder.resize, left_out=left_out, quiet=quiet
+    )
     _check_images(recipe, crops, images)
+    if world.size > 1 and recipe.encoder.ghost_batch is None and world.leads:
+        print(
+            f"warning: batch norm sees the share of each of {world.size} processes instead of the batch. For the same "
+            "statistics on any number of them, set encoder.ghost_batch.",
+            file=sys.stderr,
+            flush=True,
+        )
     attention = ClusterAttention(encoder.embedding_dim, recipe.attention) if recipe.memory.needs_attention else None
+    parallel = _parallel(encoder, world, own_device)
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     return Run(
         recipe=recipe,
@@ -150,7 +163,8 @@ def open_run(
         images=images,
         split=labelled,
         encoder=encoder,
-        network=_network(encoder, recipe, world, own_device),
+        network=torch.compile(parallel or encoder) if recipe.loop.compile else parallel or encoder,
+        parallel=parallel,
         teacher=Teacher(encoder, recipe.teacher) if recipe.contrast.soft_weight > 0 else None,
         attention=None if attention is None else attention.to(own_device),
         guides_NT=_guides(recipe, run_dir, images, own_device),
@@ -163,8 +177,18 @@ def open_run(
 def _labelled(split: Path, crops: Path, config: DataConfig) -> Benchmark:
     """Open the split; where it is the folder that is trained on, it is read as that is."""
     if split.resolve() != crops.resolve():
-        return open_benchmark(split)
-    return open_benchmark(split, layout=config.layout, pattern=config.pattern, csv=config.csv)
+        labelled = open_benchmark(split)
+    else:
+        labelled = open_benchmark(split, layout=config.layout, pattern=config.pattern, csv=config.csv)
+    seen = set(zip(labelled.gallery.pids.tolist(), labelled.gallery.camids.tolist(), strict=True))
+    cameras = Counter(pid for pid, _ in seen)
+    queries = set(zip(labelled.query.pids.tolist(), labelled.query.camids.tolist(), strict=True))
+    if not any(cameras[pid] > ((pid, camid) in seen) for pid, camid in queries):
+        raise InputError(
+            f"no query of {split} has its identity in another camera of the gallery, so nothing can be ranked. Give a "
+            "split whose identities span at least two cameras, or leave out --split."
+        )
+    return labelled
 
 
 def _check_parts(recipe: Recipe, world: World) -> None:
@@ -174,7 +198,8 @@ def _check_parts(recipe: Recipe, world: World) -> None:
             "loop.accumulate would change the batch-norm statistics where they span the batch. Add "
             f"--set encoder.ghost_batch={max(2, batch // recipe.loop.accumulate)}, or leave accumulate at 1."
         )
-    if world.size * recipe.loop.accumulate * (ghost or recipe.sampler.images) > batch:
+    shares = world.size * recipe.loop.accumulate
+    if shares > 1 and shares * (ghost or recipe.sampler.images) > batch:
         raise InputError(
             f"a batch of {batch} images has too few groups of {ghost or recipe.sampler.images} for {world.size} "
             f"processes with {recipe.loop.accumulate} parts each. Lower loop.accumulate or encoder.ghost_batch, or "
@@ -187,6 +212,11 @@ def _check_images(recipe: Recipe, crops: Path, images: TrainingImages) -> None:
         raise InputError(
             f"{crops} has no labels for cluster.method labels. Give a labelled benchmark folder, or another method."
         )
+    choose = recipe.loop.choose
+    if choose != "last" and (recipe.cluster.method == "labels" or recipe.distil.encoder is not None):
+        raise InputError(f"loop.choose {choose} scores clusterings, and this recipe has none. Set it to last.")
+    if choose == "tracklets" and images.tracklets is None:
+        raise InputError(f"{crops} has no tracklets for loop.choose. Set it to last, agreement or silhouette.")
     if recipe.warmup_epochs and images.tracklets is None:
         raise InputError(f"{crops} has no tracklets to warm up with. Add --set warmup.epochs=0 and --weights.")
     if len(images) < recipe.cluster.min_samples:
@@ -208,11 +238,10 @@ def _encoder(config: EncoderConfig, *, pretrained: bool) -> Encoder:
     return encoder
 
 
-def _network(encoder: Encoder, recipe: Recipe, world: World, device: torch.device) -> Callable[[Tensor], Tensor]:
-    network: Callable[[Tensor], Tensor] = encoder
-    if world.size > 1:
-        network = DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
-    return torch.compile(network) if recipe.loop.compile else network
+def _parallel(encoder: Encoder, world: World, device: torch.device) -> DistributedDataParallel | None:
+    if world.size == 1:
+        return None
+    return DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
 
 
 def _guides(recipe: Recipe, run_dir: Path, images: TrainingImages, device: torch.device) -> Tensor | None:
@@ -238,4 +267,5 @@ def _device(name: str) -> torch.device:
 def _bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    # Older GPUs know it too, but only emulate it.
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

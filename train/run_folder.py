@@ -131,9 +131,19 @@ def prepare(run_dir: Path, recipe: Recipe, *, resume: bool) -> bool:
 def start(run_dir: Path, recipe: Recipe) -> None:
     """Create the folder with its recipe, and with the trained encoder that a student learns from."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    if recipe.distil.encoder is not None:
-        save_encoder(load_encoder(recipe.distil.encoder), run_dir / TEACHER_NAME)
     write_atomically(run_dir / RECIPE_NAME, lambda partial: partial.write_text(dump_recipe(recipe)))
+    kept = run_dir / TEACHER_NAME
+    if recipe.distil.encoder is not None and not kept.is_file():
+        save_encoder(load_encoder(recipe.distil.encoder), kept)
+
+
+def read_left_out(run_dir: Path) -> frozenset[str]:
+    """Read which files could not be read when a run began: it goes on without them, and with all others.
+
+    Raises:
+        InputError: The state is damaged.
+    """
+    return frozenset(load_state(run_dir / STATE_NAME)["left_out"])
 
 
 def keep_encoder(run: Run, progression: Progression, *, score: float | None = None) -> None:
@@ -155,6 +165,7 @@ def save(run: Run, progression: Progression, fingerprint: str) -> None:
         "epoch": len(progression.history),
         "step": int(max((int(s["step"]) for s in run.optimizer.state_dict()["state"].values()), default=0)),
         "fingerprint": fingerprint,
+        "left_out": sorted(run.images.left_out),
         "labels": None if progression.labels_N is None else torch.from_numpy(progression.labels_N),
         "failures": progression.failures,
         "best": [progression.best_score, progression.best_epoch],
@@ -180,8 +191,8 @@ def restore(run: Run, progression: Progression, fingerprint: str) -> None:
     state: dict[str, Any] = load_state(run.run_dir / STATE_NAME)
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            f"{run.run_dir} was trained on other crops than these. Resume it with the folder it began with, every file "
-            "of it readable, or choose another --output."
+            f"{run.run_dir} was trained on other crops than these. Resume it with the folder it began with, or choose "
+            "another --output."
         )
     for name, part in _parts(run).items():
         part.load_state_dict(state[name])

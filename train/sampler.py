@@ -73,10 +73,10 @@ def draw(
     return np.concatenate([[anchor], rng.choice(others, wanted, replace=len(others) < wanted)])
 
 
-def shuffled(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of `size` of `count` images without end; each cycle shows an image at most once."""
-    size = min(size, count)
+def shuffled(images_N: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of `size` of the images without end; each cycle shows an image at most once."""
+    size = min(size, len(images_N))
     while True:
-        order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
+        order = rng.permutation(images_N)
+        for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]

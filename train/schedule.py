@@ -28,7 +28,7 @@ class ScheduleConfig(BaseModel, frozen=True, extra="forbid"):
 
         Args:
             eps: Of the recipe: where the schedule begins.
-            epoch: Counted from 0 after the warm-up; past the last one it counts as the last.
+            epoch: Counted from 0 after the warm-up.
             epochs: How many there are; `exponential` does not depend on it.
 
         Returns:

@@ -142,15 +142,18 @@ def test_the_schedule_moves_eps(crops: Path, tmp_path: Path) -> None:
     assert [line["eps"] for line in history(tmp_path / "run")] == [None, pytest.approx(0.594), pytest.approx(0.58806)]
 
 
-def test_a_score_without_labels_chooses_the_encoder(crops: Path, tmp_path: Path) -> None:
+def test_a_score_without_labels_chooses_the_encoder(
+    crops: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = ("optim.schedule=constant", "loop.iters=2")
-    summary = train(tiny("loop.choose=agreement", "loop.epochs=4", *common), crops, tmp_path / "run")
-    # A clustering belongs to the encoder before it, so line e + 1 scores epoch e; the last is scored after all lines.
-    scores = {
-        line["epoch"] - 1: line["agreement"] for line in history(tmp_path / "run") if line["agreement"] is not None
-    }
-    assert sorted(scores) == [2, 3, 4]
-    assert summary.chosen_epoch in (max(scores, key=lambda epoch: scores[epoch]), 5)
+    # Of the clusterings that begin epochs 3, 4 and 5 and of the one after, the second scores best. A clustering belongs
+    # to the encoder before it, so that is the encoder of epoch 3.
+    found = iter([0.2, 0.8, 0.5, 0.3])
+    monkeypatch.setattr("reidge.train.pseudo_labels.agreement", lambda *_: next(found, 0.0))
+    summary = train(tiny("loop.choose=agreement", "loop.epochs=4", *common), crops, tmp_path / "run", split=split)
+    assert summary.chosen_epoch == 3
+    assert load_state(tmp_path / "run" / "last.pt")["epoch"] == 5
+    assert summary.mAP is None  # of epoch 3, which was not evaluated; not of the last, which is not kept
     train(tiny(f"loop.epochs={summary.chosen_epoch - 1}", *common), crops, tmp_path / "shorter")
     assert_same_weights(tmp_path / "run", tmp_path / "shorter")
 
@@ -180,6 +183,57 @@ def test_a_student_learns_what_is_similar_from_a_trained_encoder(
     shutil.rmtree(moved)
     train(recipe, crops, tmp_path / "cut", resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_student_stopped_in_its_first_epoch_begins_anew_without_the_one_it_learns_from(
+    finished: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    recipe = tiny(f"distil.encoder={moved}", "loop.epochs=1")
+    train_until(1, recipe, crops, tmp_path / "student", monkeypatch)
+    shutil.rmtree(moved)
+    assert train(recipe, crops, tmp_path / "student", resume=True).epochs == 1
+
+
+def test_a_file_that_is_lost_does_not_keep_a_run_from_going_on(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(crops, tmp_path / "crops")
+    first, second, *_ = sorted(folder.rglob("*.jpg"))
+    first.write_bytes(b"torn")  # left out from the beginning
+    train_until(4, tiny(), folder, tmp_path / "run", monkeypatch)
+    second.write_bytes(b"torn")
+    summary = train(tiny(), folder, tmp_path / "run", resume=True)
+    assert (summary.epochs, summary.images) == (3, 63)
+    assert summary.outliers >= 1  # the second is still counted, in no cluster
+
+
+def test_choices_that_nothing_could_be_chosen_by_are_refused(crops: Path, finished: Path, tmp_path: Path) -> None:
+    for override in ("cluster.method=labels", f"distil.encoder={finished}"):
+        with pytest.raises(InputError, match=r"loop\.choose silhouette scores clusterings|has no labels"):
+            train(tiny("loop.choose=silhouette", override), crops, tmp_path / "run")
+
+
+def test_a_split_without_matches_is_refused_before_training(crops: Path, split: Path, tmp_path: Path) -> None:
+    lonely = shutil.copytree(split, tmp_path / "lonely")
+    for path in lonely.rglob("*_c2*"):
+        path.unlink()
+    with pytest.raises(InputError, match="identity in another camera"):
+        train(tiny(), crops, tmp_path / "run", split=lonely)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_lost_from_the_split_costs_the_figures_not_the_run(
+    crops: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = shutil.copytree(split, tmp_path / "torn")
+    next((torn / "query").iterdir()).write_bytes(b"torn")
+    recipe = tiny("loop.epochs=1", "loop.iters=1", "warmup.iters=1")
+    assert train(recipe, crops, tmp_path / "run", split=torn).mAP is None
+    said = capsys.readouterr().err
+    assert "epoch 2 has no figures" in said
+    assert "the report comes without ranked galleries" in said
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_two_stages_train_on_labels_and_then_adapt_without(crops: Path, split: Path, tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ def test_parameters_follow_slowly_and_statistics_are_its_own() -> None:
     teacher.follow(encoder)
     for was, now in zip(before, teacher.encoder.parameters(), strict=True):
         torch.testing.assert_close(now, was + 0.1)
-    for was, now in zip(statistics, teacher.encoder.buffers(), strict=True):
-        assert torch.equal(was, now)
+    assert all(torch.equal(*pair) for pair in zip(statistics, teacher.encoder.buffers(), strict=True))
 
 
 def test_it_looks_in_training_mode_without_gradient() -> None:

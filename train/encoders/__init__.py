@@ -68,7 +68,7 @@ def build_encoder(
     Args:
         architecture: One of `ARCHITECTURES`.
         input_size: Height and width in pixels, multiples of the architecture's stride; the height of that times
-            `stripes`.
+            `stripes`, and twice the stride at least.
         resize: How crops are brought to `input_size`.
         pooling: One of the architecture's `poolings`.
         stripes: Horizontal stripes pooled apart and concatenated.
@@ -98,10 +98,13 @@ def _check(spec: EncoderSpec, known: Architecture) -> None:
     if stripes < 1 or (stripes > 1 and not known.striped):
         raise InputError(f"{name} cannot pool {stripes} stripes. Give {'1 or more' if known.striped else '1'}.")
     height, width = spec.input_size
-    if min(height, width) < stride or height % (stride * stripes) or width % stride:
+    step = stride * stripes
+    # Two rows at least: instance norm cannot normalise a single cell.
+    smallest = max(step, 2 * stride)
+    if height < smallest or width < stride or height % step or width % stride:
         raise InputError(
             f"input size {height}x{width} does not suit {name} with {stripes} stripes: "
-            f"give a height that is a multiple of {stride * stripes} and a width that is one of {stride}."
+            f"give a height from {smallest} that is a multiple of {step} and a width that is one of {stride}."
         )
 
 

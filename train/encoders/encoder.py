@@ -78,5 +78,6 @@ class Encoder(nn.Module):
         return features_BD
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Map float RGB images, normalised by `mean` and `std`, to `(B, D)` unit embeddings."""
-        return functional.normalize(self.features(images_B3HW), dim=1)
+        """Map float RGB images, normalised by `mean` and `std`, to `(B, D)` unit embeddings, always float32."""
+        # In bfloat16, which autocast may leave, unit length would be off by up to 4e-3.
+        return functional.normalize(self.features(images_B3HW).float(), dim=1)
