@@ -62,6 +62,22 @@ def test_an_encoder_draws_no_random_numbers(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
+def test_the_smallest_input_that_is_accepted_trains(architecture: str) -> None:
+    known = ARCHITECTURES[architecture]
+    size = (max(2, known.stripes) * known.stride, known.stride)
+    assert build_encoder(architecture, input_size=size)(torch.rand(2, 3, *size)).isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["osnet_x0_25", "mobilenet_v3_small", "vit_small"])
+def test_embeddings_keep_unit_length_in_mixed_precision(architecture: str) -> None:
+    encoder = build_encoder(architecture, input_size=(64, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = encoder(torch.rand(4, 3, 64, 32))
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(4))
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_family_comes_back_from_disk_as_it_was(architecture: str, tmp_path: Path) -> None:
     encoder = build_encoder(architecture, input_size=(64, 32))
     save_encoder(encoder, tmp_path / "encoder.safetensors")
@@ -214,6 +230,7 @@ def test_unknown_names_are_refused_with_what_to_choose() -> None:
         ("vit_small", (250, 128), None, "multiple of 16"),
         ("osnet_x1_0", (0, 0), None, "multiple of 16"),
         ("small", (-64, 32), None, "multiple of 32"),
+        ("resnet50_ibn_a", (16, 16), None, "a height from 32"),
     ],
 )
 def test_sizes_that_do_not_suit_are_refused_with_what_would(
