@@ -98,7 +98,8 @@ def rerank(
     weights = _weighted(members, parts, largest_N)
     if k2 > 1:
         near_NK = ranking_NK[:, :k2]
-        weights = csr_matrix(membership(near_NK) @ weights / np.float32(near_NK.shape[1]))
+        weights = csr_matrix(membership(near_NK) @ weights)
+        weights.data /= near_NK.shape[1]  # in place: scipy would divide into float64
     return Reranking(
         lambda_value=lambda_value,
         largest_Q=largest_N[: len(query_QD)],
