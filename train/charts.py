@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
     from reidge.train.run_folder import EpochRecord
 
-INK, GRID, ACCENT, SECOND, SHADE = "#1f2933", "#e4e7eb", "#0b7285", "#b35c00", "#f1f3f5"
+INK, SOFT, GRID, SHADE = "#1f2933", "#52606d", "#e4e7eb", "#f1f3f5"
+COLOURS = ("#0b7285", "#b35c00")
+"""Of the first line of a chart and the second."""
 COLUMNS = 3
+MARKED = {"warmup": "warm-up", "distil": "distillation"}
+"""Phases that are shaded, and the word on them; the others contrast clusters."""
+MOST_DOTS = 30
+"""Epochs beyond which the dots of a line would hide it."""
 JPEG_QUALITY = 92
 CROP_SIZE = (192, 96)
 FRAME = 5
@@ -57,18 +63,23 @@ class Chart:
     lines: Sequence[Line]
     from_zero: bool = True
     """Whether heights count, not only their changes."""
+    whole: bool = False
+    """Whether values are whole numbers."""
 
 
 def charts(history: Sequence[EpochRecord]) -> list[Chart]:
     """Pick what is worth drawing; figures nobody has are left out."""
+    # In distillation every crop stands for itself: nothing is clustered or left out.
+    clusters = [None if r.phase == "distil" else r.clusters for r in history]
+    outliers = [None if r.phase == "distil" else r.outliers for r in history]
     accuracy = [
         Line(name="mAP", values=[None if r.mAP is None else 100 * r.mAP for r in history]),
         Line(name="rank-1", values=[None if r.rank1 is None else 100 * r.rank1 for r in history]),
     ]
     drawn = [
         Chart(title="loss", lines=[Line(values=[r.loss for r in history])]),
-        Chart(title="clusters", lines=[Line(values=[r.clusters for r in history])]),
-        Chart(title="outliers", lines=[Line(values=[r.outliers for r in history])]),
+        Chart(title="clusters", lines=[Line(values=clusters)], whole=True),
+        Chart(title="outliers", lines=[Line(values=outliers)], whole=True),
         Chart(title="eps", lines=[Line(values=[r.eps for r in history])], from_zero=False),
         Chart(title="learning rate", lines=[Line(values=[r.lr for r in history])]),
         Chart(title="mAP and rank-1, %", lines=accuracy),
@@ -85,10 +96,10 @@ def draw_curves(history: Sequence[EpochRecord]) -> str:
     rows = (len(drawn) + COLUMNS - 1) // COLUMNS
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(10.8, 2.7 * rows), layout=layout)
-    warm = sum(record.phase == "warmup" for record in history)
+    phases = [record.phase for record in history]
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for ax, chart in zip(axes, drawn, strict=False):
-        _draw(ax, chart, len(history), warm)
+        _draw(ax, chart, phases)
     for ax in axes[len(drawn) :]:
         ax.set_visible(False)
     buffer = io.BytesIO()
@@ -96,16 +107,15 @@ def draw_curves(history: Sequence[EpochRecord]) -> str:
     return _data_uri(buffer.getvalue(), "png")
 
 
-def _draw(ax: Axes, chart: Chart, epochs: int, warm: int) -> None:
-    if warm:
-        ax.axvspan(0.5, warm + 0.5, color=SHADE, linewidth=0)
-        ax.text(0.7, 0.97, "warm-up", fontsize=8, color="#7b8794", va="top", transform=ax.get_xaxis_transform())
+def _draw(ax: Axes, chart: Chart, phases: Sequence[str]) -> None:
+    _mark_phases(ax, phases)
     heights = []
     # The first line's name goes below it, the second's above: rank-1 is rarely below mAP.
-    for line, colour, side in zip(chart.lines, (ACCENT, SECOND), (-1, 1), strict=False):
+    for line, colour, side in zip(chart.lines, COLOURS, (-1, 1), strict=False):
         points = line.points()
         if points:
-            ax.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
+            dots = 3.5 if len(points) <= MOST_DOTS else 0
+            ax.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, marker="o", markersize=dots)
             ax.annotate(
                 line.name, points[-1], (0, 9 * side), textcoords="offset points", ha="right", va="center",
                 fontsize=8.5, color=colour,
@@ -113,16 +123,28 @@ def _draw(ax: Axes, chart: Chart, epochs: int, warm: int) -> None:
         heights += [height for _, height in points]
     _set_limits(ax, min(heights), max(heights), from_zero=chart.from_zero)
     ax.set_title(chart.title, loc="left", fontsize=11, color=INK, fontweight="bold")
-    ax.set_xlim(0.5, epochs + 0.5)
+    ax.set_xlim(0.5, len(phases) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=chart.whole))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(colors="#52606d", labelsize=8.5, length=0)
+    ax.tick_params(colors=SOFT, labelsize=8.5, length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color("#cbd2d9")
-    ax.set_xlabel("epoch", fontsize=8.5, color="#52606d")
+    ax.set_xlabel("epoch", fontsize=8.5, color=SOFT)
+
+
+def _mark_phases(ax: Axes, phases: Sequence[str]) -> None:
+    for phase, word in MARKED.items():
+        if phase in phases:
+            first = phases.index(phase) + 1
+            last = first + phases.count(phase) - 1  # a phase is not taken up again
+            ax.axvspan(first - 0.5, last + 0.5, color=SHADE, linewidth=0)
+            ax.annotate(
+                word, (first - 0.5, 1), (4, -4), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+                fontsize=8, color=SOFT, va="top",
+            )  # fmt: skip
 
 
 def _set_limits(ax: Axes, low: float, high: float, *, from_zero: bool) -> None:

@@ -68,6 +68,8 @@ def write_report(
     labels_N: NDArray[np.int64] | None,
     embed: Embed,
     split: Benchmark | None,
+    *,
+    kept_epoch: int | None = None,
 ) -> None:
     """Write `report.html`: curves, sheets of clusters, and ranked examples where a labelled split is given.
 
@@ -79,6 +81,7 @@ def write_report(
         labels_N: Their pseudo labels in the last epoch that clustered; None where none did.
         embed: From `(N, H, W, 3)` uint8 BGR to `(N, D)`.
         split: Queries and gallery for examples.
+        kept_epoch: After which the encoder was as it is kept, and as `embed` uses it; None where that is the last.
 
     Raises:
         InputError: An image of the split is unreadable.
@@ -95,8 +98,8 @@ def write_report(
         .from_string(template)
         .render(
             title=run_dir.resolve().name,
-            labelled=recipe.cluster.method == "labels",
-            figures=_figures(recipe, history, images),
+            origin=_origin(recipe),
+            figures=_figures(recipe, history, images, kept_epoch or len(history)),
             curves=draw_curves(history),
             remarks=_remarks(history),
             sections=sections,
@@ -112,21 +115,29 @@ def write_report(
         ) from error
 
 
-def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingImages) -> dict[str, str]:
-    last = history[-1]
+def _origin(recipe: Recipe) -> str:
+    if recipe.distil.encoder is not None:
+        return "taught by another encoder, without labels"
+    return "trained with labels" if recipe.cluster.method == "labels" else "trained without labels"
+
+
+def _figures(recipe: Recipe, history: Sequence[EpochRecord], images: TrainingImages, kept_epoch: int) -> dict[str, str]:
+    last, kept = history[-1], history[kept_epoch - 1]
     figures = {
         "recipe": recipe.name,
         "encoder": recipe.encoder.architecture,
         "crops": f"{len(images):,}",
         "cameras": str(len(np.unique(images.camids))),
         "epochs": str(last.epoch),
-        "clusters": str(last.clusters),
-        "outliers": f"{last.outliers / len(images):.1%}",
         "minutes": f"{sum(record.seconds for record in history) / 60:.1f}",
         "images / s": f"{np.median([record.images_per_second for record in history]):,.0f}",
     }
-    if last.mAP is not None and last.rank1 is not None:
-        figures |= {"mAP": f"{last.mAP:.1%}", "rank-1": f"{last.rank1:.1%}"}
+    if kept is not last:
+        figures["kept epoch"] = str(kept.epoch)
+    if last.phase != "distil":
+        figures |= {"clusters": f"{last.clusters:,}", "outliers": f"{last.outliers / len(images):.1%}"}
+    if kept.mAP is not None and kept.rank1 is not None:
+        figures |= {"mAP": f"{kept.mAP:.1%}", "rank-1": f"{kept.rank1:.1%}"}
     return figures
 
 

@@ -71,6 +71,11 @@ def test_figures_that_nobody_has_are_not_drawn() -> None:
     assert titles(charts(HISTORY[:1])) == ["loss", "clusters", "outliers", "learning rate"]
 
 
+def test_a_student_has_no_clusters_to_draw() -> None:
+    # While an encoder learns from another, every crop stands for itself.
+    assert titles(charts([record(1, phase="distil", eps=None, clusters=64)])) == ["loss", "learning rate"]
+
+
 def test_a_point_stands_at_its_epoch() -> None:
     eps, accuracy = charts(HISTORY)[3], charts(HISTORY)[5]
     assert eps.lines[0].points() == [(2, 0.5), (3, 0.5)]
@@ -100,6 +105,24 @@ def test_a_page_without_labels_shows_clusters_of_crops(images: TrainingImages, t
 def test_a_run_that_never_clustered_has_a_page_too(labels: str, images: TrainingImages, tmp_path: Path) -> None:
     labels_N = None if labels == "none" else np.full(len(images), OUTLIER)
     assert len(pictures(write(tmp_path, images, labels_N))) == 1
+
+
+def test_the_figures_are_those_of_the_epoch_that_is_kept(images: TrainingImages, tmp_path: Path) -> None:
+    history = [record(1, mAP=0.75, rank1=0.875), record(2, mAP=0.25, rank1=0.5)]
+    recipe = load_recipe("quick")
+    for kept, shown in ((None, {"mAP": "25.0%", "rank-1": "50.0%"}), (1, {"mAP": "75.0%", "kept epoch": "1"})):
+        write_report(tmp_path, recipe, history, images, None, embed_histograms, None, kept_epoch=kept)
+        figures = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", (tmp_path / "report.html").read_text()))
+        assert shown.items() <= figures.items()
+        assert ("kept epoch" in figures) == (kept == 1)
+
+
+def test_a_page_of_a_student_says_who_taught_it(images: TrainingImages, tmp_path: Path) -> None:
+    recipe = load_recipe("student", ["distil.encoder=run"])
+    write_report(tmp_path, recipe, [record(1, phase="distil", eps=None)], images, None, embed_histograms, None)
+    page = (tmp_path / "report.html").read_text()
+    assert "taught by another encoder, without labels" in page
+    assert "<dt>clusters</dt>" not in page
 
 
 def test_where_no_page_can_be_written_one_line_says_so(images: TrainingImages, tmp_path: Path) -> None:
