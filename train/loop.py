@@ -104,8 +104,8 @@ def train(
             progression.history.append(record)
             if world.leads:
                 _keep(run, progression)
+                write_scalars(run_dir, record)  # before the state: what is repeated after a kill is shown once
                 run_folder.save(run, progression, fingerprint)
-                write_scalars(run_dir, record)
         scored = recipe.loop.choose != "last"
         features_ND = _extract(run, recipe.total_epochs - 1) if scored else None  # by every process
         if world.leads:

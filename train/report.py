@@ -170,7 +170,11 @@ def ranked_examples(embed: Embed, split: Benchmark, images: TrainingImages) -> l
         top = allowed[np.argsort(distances, kind="stable")[:TOP]]
         crops = [read_image(query.paths[q]), *(read_image(gallery.paths[g]) for g in top)]
         frames = [NEUTRAL, *(GREEN if gallery.pids[g] == query.pids[q] else RED for g in top)]
-        caption = f"person {query.pids[q]}, camera {query.camids[q]}: average precision {ranking.ap_Q[q]:.0%}"
+        to_find = np.count_nonzero(gallery.pids[allowed] == query.pids[q])
+        caption = (
+            f"person {query.pids[q]}, camera {query.camids[q]}: average precision {ranking.ap_Q[q]:.0%}, "
+            f"{to_find} to find"
+        )
         return Row(caption=caption, picture=crop_row(crops, frames, lead=True))
 
     tell = (

@@ -66,8 +66,7 @@ def test_update_equals_its_literal_twin(rule, tau, literal) -> None:  # type: ig
 def test_dispersion_as_distance_gives_exactly_hardest() -> None:
     x, start = unit(len(LABELS), seed=2), unit(4, seed=1)
     odd, hardest = (
-        ClusterMemory(start, momentum=0.1, temperature=0.05, rule=rule, tau=1)
-        for rule in ("dispersion", "hardest")
+        ClusterMemory(start, momentum=0.1, temperature=0.05, rule=rule, tau=1) for rule in ("dispersion", "hardest")
     )
     odd.update(x, LABELS, 1 - (x * start[LABELS]).sum(dim=1))
     hardest.update(x, LABELS)

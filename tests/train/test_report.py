@@ -89,6 +89,7 @@ def test_a_page_with_a_split_shows_curves_galleries_and_clusters(
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == ["Course of the training", "Hardest queries", "Easiest queries", "Clusters of the last epoch"]
     assert len(pictures(page)) == 1 + 6 + 6 + 8  # curves, six people from either end, eight clusters
+    assert page.count("%, 2 to find</figcaption>") == 12  # each in the other camera, twice
     assert "http" not in page  # it loads nothing: it can be mailed and kept
 
 
