@@ -265,12 +265,13 @@ def _finish(run: Run, progression: Progression, features_ND: Tensor | None) -> N
     if features_ND is not None:
         _keep_if_best(run, progression, scored_clusters(run, progression, features_ND, run.images.unreadable))
         run.encoder.load_state_dict(load_encoder(run.run_dir).state_dict())
+    kept_epoch = max(progression.best_epoch, 1)
     said = (run.run_dir, run.recipe, progression.history, run.images, progression.labels_N, run.embed)
     try:
-        write_report(*said, run.split)
+        write_report(*said, run.split, kept_epoch=kept_epoch)
     except InputError as error:
         run.warn(f"the report comes without ranked galleries: {str(error).rstrip('.')}")
-        write_report(*said, None)
+        write_report(*said, None, kept_epoch=kept_epoch)
 
 
 def _summary(run: Run, progression: Progression) -> TrainSummary:

@@ -93,7 +93,8 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_wrong_input_is_one_line_and_status_2(crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["--output", str(tmp_path / "run")]
     one_camera = write_split(tmp_path / "one", 1)
-    assert "is not a crop folder" in failure(["train", str(tmp_path), *run], capsys)
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in failure(["train", str(tmp_path / "empty"), *run], capsys)
     assert "there is no recipe 'slow'" in failure(["train", str(crops), *run, "--recipe", "slow"], capsys)
     assert "unknown key" in failure(["train", str(crops), *run, "--set", "cluster.epz=1"], capsys)
     assert "holds no run" in failure(["train", str(crops), *run, "--resume"], capsys)

@@ -128,7 +128,7 @@ def test_two_versions_in_one_folder_are_not_guessed_between(tmp_path: Path) -> N
         open_benchmark(tmp_path / "both")
     write_msmt17(tmp_path / "two" / "MSMT17_V1", train="train", test="test")
     write_msmt17(tmp_path / "two" / "MSMT17_V2", train="mask_train_v2", test="mask_test_v2")
-    with pytest.raises(InputError, match="holds MSMT17_V1 and MSMT17_V2"):
+    with pytest.raises(InputError, match="holds several data sets: MSMT17_V1, MSMT17_V2"):
         open_benchmark(tmp_path / "two")
 
 
