@@ -101,5 +101,5 @@ def test_wrong_input_is_one_line_and_status_2(crops: Path, tmp_path: Path, capsy
     assert "Leave out --recipe" in failure(["train", str(crops), *run, "--resume", "--set", "loop.seed=1"], capsys)
     assert "two cameras" in failure(["evaluate", "histogram", "--data", str(one_camera)], capsys)
     assert "does not exist" in failure(["evaluate", str(crops), "--data", str(one_camera)], capsys)
-    assert "does not exist" in failure(["evaluate", "histogram", "--data", str(tmp_path)], capsys)
+    assert "several data sets: crops, one" in failure(["evaluate", "histogram", "--data", str(tmp_path)], capsys)
     assert not (tmp_path / "run").exists()

@@ -124,7 +124,8 @@ def _inside(root: Path, layout: str) -> Layout | None:
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
     found = [one for path in folders if (one := _one(path, layout)) is not None]
     if len(found) > 1:
-        raise InputError(f"{root} holds several data sets: {', '.join(one.root.name for one in found)}. Give one of them.")
+        names = ", ".join(one.root.name for one in found)
+        raise InputError(f"{root} holds several data sets: {names}. Give one of them.")
     if found and found[0].published is None:  # a crop folder or split among other things is not to be guessed
         raise InputError(f"{root} is no data set, but {found[0].root} is. Give that.")
     if not found and len(folders) == 1:
