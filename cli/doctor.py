@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CORE = "core"
 EXTRAS = (CORE, "edge", "cpu", "cuda", "train", "export")
 MODULES = {
+    "faiss-cpu": "faiss",
     "onnxruntime-gpu": "onnxruntime",
     "opencv-python": "cv2",
     "PyYAML": "yaml",

@@ -32,7 +32,7 @@ EXTRAS = {
     "demo": {"train", "export", "edge", "cpu", "dev"},
     "cli": {"train", "export", "edge", "cpu", "cuda"},
 }
-MODULES = {"opencv-python": "cv2", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+MODULES = {"faiss-cpu": "faiss", "opencv-python": "cv2", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,20 @@ def test_the_edge_and_calibration_import_where_there_is_no_torch(package: str, a
 
 
 def test_every_stage_explains_itself_before_anything_heavy_is_imported() -> None:
-    heavy = {"torch", "cv2", "numpy", "onnx", "onnxruntime", "openvino", "av", "pydantic", "scipy", "sklearn", "numba"}
+    heavy = {
+        "torch",
+        "cv2",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "av",
+        "pydantic",
+        "scipy",
+        "sklearn",
+        "numba",
+        "faiss",
+    }
     code = """
 from reidge.cli.main import STAGES, main
 for stage in STAGES:

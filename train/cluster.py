@@ -7,14 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
 from pydantic import BaseModel, Field
-from sklearn.cluster import DBSCAN
-from sklearn.neighbors import sort_graph_by_row_values
 
 from reidge.edge.errors import InputError
 from reidge.train.agglomerative import average_linkage
+from reidge.train.dbscan import dbscan as dbscan
 from reidge.train.hdbscan import hdbscan
 from reidge.train.infomap import find_modules, neighbour_links
 from reidge.train.jaccard import jaccard_distances
@@ -22,21 +19,17 @@ from reidge.train.kmeans import kmeans
 from reidge.train.labels import OUTLIER as OUTLIER
 from reidge.train.labels import num_clusters as num_clusters
 from reidge.train.labels import number_clusters
+from reidge.train.neighbors import SearchConfig, check_features, nearest_neighbors
 from reidge.train.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
 IMAGES_PER_CLUSTER = 16
 """Of k-means where no number of clusters is given: about what a person has in the benchmarks."""
-
-SAME = 1e-6
-"""Coordinates of embeddings that differ by less differ by rounding."""
-MAX_DISTANCE = 0.95
-"""Largest Jaccard distance of the pairs that `hdbscan` and `agglomerative` look at; those beyond count as 1. They share
-next to nothing and are a hundred times as many as the others: up to 1, a set of 13,000 images fills gigabytes."""
 
 
 class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
@@ -57,6 +50,9 @@ class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
     """How eps changes from epoch to epoch."""
     min_samples: int = Field(4, ge=1)
     """`dbscan`, `hdbscan`: neighbours that make a core of a cluster, the image itself included."""
+    max_distance: float = Field(0.95, gt=0, lt=1)
+    """`hdbscan`, `agglomerative`: largest Jaccard distance of the pairs they look at; those beyond count as 1. They
+    share next to nothing and are a hundred times as many as the others: up to 1, 13,000 images fill gigabytes."""
     min_cluster_size: int = Field(5, ge=2)
     """All but `dbscan`: the members of smaller clusters are outliers."""
     clusters: int | None = Field(None, ge=2)
@@ -65,6 +61,11 @@ class ClusterConfig(BaseModel, frozen=True, extra="forbid"):
     """`infomap`: neighbours an image is linked to, the image itself counted."""
     min_similarity: float = Field(0.5, ge=0, lt=1)
     """`infomap`: cosine similarity that a link takes at least."""
+    search: SearchConfig = SearchConfig()
+    """All but `kmeans`: how neighbours are searched."""
+    memory_gib: float = Field(8.0, gt=0)
+    """Memory in GiB that the step between two epochs may take: features, neighbours, distances. Features that would
+    take more than half of it are kept on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,45 +76,47 @@ class Clustering:
     """Clusters 0, 1, ... in the order of their first core (`dbscan`) or image; `OUTLIER` is outside all."""
     distances: csr_matrix | None = None
     """Sparse Jaccard distances `(N, N)`, up to eps for `dbscan`; None where the method has no use for them."""
+    recall: float | None = None
+    """Share of the true neighbours that were found, on a sample; None where all pairs were compared, or none."""
 
 
 def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int) -> Clustering:
     """Cluster unit-length embeddings; the same seed gives the same labels.
 
-    Embeddings that are all the same are one cluster.
-
     Args:
-        features_ND: On any device; neighbours are searched there.
-        config: Method and its settings.
+        features_ND: Two or more, on any device, where neighbours are searched, or in a file.
+        config: Method and its settings; of N images at most N count as neighbours.
         eps: Of this epoch, in place of the one in `config`.
         seed: For the methods that draw: `kmeans` and `infomap`.
 
     Raises:
-        InputError: The features are no matrix or not finite, or the method is `labels`, which are not found here.
+        AllAlike: All features are the same.
+        InputError: The features are unusable, more memory is needed than allowed, or the method is `labels`, which
+            are not found here.
     """
-    if features_ND.ndim != 2 or not torch.isfinite(features_ND).all():
-        shape = tuple(features_ND.shape)
-        raise InputError(f"got features of shape {shape} to cluster: wants a matrix (N, D) of finite numbers.")
     if config.method == "labels":
         raise InputError("cluster.method labels takes the labels of the data; there is nothing to cluster.")
-    if _all_alike(features_ND):
-        smallest = config.min_samples if config.method == "dbscan" else config.min_cluster_size
-        return Clustering(labels_N=number_clusters(np.zeros(len(features_ND), dtype=np.int64), min_size=smallest))
     if config.method == "kmeans":
+        check_features(features_ND)
         groups_N = kmeans(features_ND, _kmeans_clusters(config, len(features_ND)), seed=seed)
         return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
+    columns = config.neighbours if config.method == "infomap" else config.k1
+    neighbors = nearest_neighbors(
+        features_ND, min(columns, len(features_ND)), config=config.search, memory_gib=config.memory_gib
+    )
     if config.method == "infomap":
-        links = neighbour_links(features_ND, neighbours=config.neighbours, min_similarity=config.min_similarity)
-        groups_N = find_modules(links, seed=seed)
-        return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
-    max_distance = eps if config.method == "dbscan" else MAX_DISTANCE
-    distances = jaccard_distances(features_ND, k1=config.k1, k2=config.k2, max_distance=max_distance)
-    return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances)
-
-
-def _all_alike(features_ND: Tensor) -> bool:
-    """Whether the encoder has collapsed: then all are each other's neighbours, and the graph would be N x N."""
-    return len(features_ND) > 0 and bool((features_ND.amax(dim=0) - features_ND.amin(dim=0)).max() < SAME)
+        groups_N = find_modules(neighbour_links(neighbors, min_similarity=config.min_similarity), seed=seed)
+        labels_N = number_clusters(groups_N, min_size=config.min_cluster_size)
+        return Clustering(labels_N=labels_N, recall=neighbors.recall)
+    distances = jaccard_distances(
+        features_ND,
+        k1=config.k1,
+        k2=config.k2,
+        max_distance=eps if config.method == "dbscan" else config.max_distance,
+        neighbors=neighbors,
+        memory_gib=config.memory_gib,
+    )
+    return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances, recall=neighbors.recall)
 
 
 def _by_distances(distances: csr_matrix, config: ClusterConfig, eps: float) -> NDArray[np.int64]:
@@ -128,21 +131,3 @@ def _kmeans_clusters(config: ClusterConfig, images: int) -> int:
     if config.clusters is not None and config.clusters > images:
         raise InputError(f"cluster.clusters is {config.clusters}, the images are {images}. Set fewer.")
     return config.clusters or max(1, round(images / IMAGES_PER_CLUSTER))
-
-
-def dbscan(distances: csr_matrix, *, eps: float = 0.6, min_samples: int = 4) -> NDArray[np.int64]:
-    """Cluster by density; pairs that are not stored are farther apart than `eps`.
-
-    Args:
-        distances: `(N, N)`, symmetric, holding at least every pair within `eps`.
-        eps: Largest distance between neighbours.
-        min_samples: Neighbours, the image itself included, that make a core.
-
-    Returns:
-        `(N,)`; clusters are 0, 1, ... in the order of their first core, `OUTLIER` is outside all.
-    """
-    if distances.shape[0] == 0:
-        return np.empty(0, dtype=np.int64)
-    graph = sort_graph_by_row_values(distances, copy=True, warn_when_not_sorted=False)
-    labels_N = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit(graph).labels_
-    return np.asarray(labels_N, dtype=np.int64)

@@ -5,22 +5,20 @@ module has a code book of its own. The walk is that of Lambiotte and Rosvall (Ph
 jumps to a link, but jumps are not recorded, so only steps along links count as flow.
 """
 
-# N = nodes, M = modules, K = neighbours, R = rows at a time, D = embedding
+# N = nodes, M = modules, K = neighbours
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numba import njit
 from scipy.sparse import csr_matrix
 
-from reidge.train.jaccard import nearest_neighbours
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
+
+    from reidge.train.neighbors import Neighbors
 
 TELEPORT = 0.15
 """Share of the walk's steps that jump."""
@@ -28,8 +26,6 @@ MAX_STEPS = 1000
 """Steps of the power iteration that finds where the walk is."""
 MIN_GAIN = 1e-10
 """Bits a move or a round must save; far above rounding, so that the search ends."""
-ROWS_AT_ONCE = 256
-"""Nodes whose neighbours' embeddings are in memory at a time."""
 
 
 class Flow(NamedTuple):
@@ -49,30 +45,21 @@ class Flow(NamedTuple):
     in_flows: NDArray[np.float64]
 
 
-def neighbour_links(features_ND: Tensor, *, neighbours: int, min_similarity: float) -> csr_matrix:
+def neighbour_links(neighbors: Neighbors, *, min_similarity: float) -> csr_matrix:
     """Link every image to its nearest neighbours, the weight being their cosine similarity.
 
     Args:
-        features_ND: Unit length; on a GPU the neighbours are searched there.
-        neighbours: How many, the image itself counted though never linked.
+        neighbors: Of which an image itself is never linked.
         min_similarity: Less similar neighbours are not linked, nor are those below a right angle.
 
     Returns:
         `(N, N)` float64, row to column.
     """
-    number = len(features_ND)
-    if number == 0:
-        return csr_matrix((0, 0), dtype=np.float64)
-    ranking_NK = torch.from_numpy(nearest_neighbours(features_ND, min(neighbours, number))[:, 1:])
-    blocks = []
-    for start in range(0, number, ROWS_AT_ONCE):
-        near_RKD = features_ND[ranking_NK[start : start + ROWS_AT_ONCE].to(features_ND.device)]
-        rows_RD = features_ND[start : start + ROWS_AT_ONCE]
-        blocks.append(torch.einsum("rkd,rd->rk", near_RKD, rows_RD).double().cpu())
-    similarities_NK = torch.cat(blocks).numpy()
-    rows, columns = np.nonzero((similarities_NK >= min_similarity) & (similarities_NK > 0))
-    weights = similarities_NK[rows, columns]
-    return csr_matrix((weights, (rows, ranking_NK.numpy()[rows, columns])), shape=(number, number))
+    indices_NK, similarities_NK = neighbors.indices_NK[:, 1:], neighbors.similarities_NK[:, 1:]
+    linked_NK = (similarities_NK >= min_similarity) & (similarities_NK > 0)
+    starts = np.concatenate([[0], np.cumsum(linked_NK.sum(axis=1))])
+    weights = similarities_NK[linked_NK].astype(np.float64)
+    return csr_matrix((weights, indices_NK[linked_NK], starts), shape=(len(indices_NK), len(indices_NK)))
 
 
 def find_modules(links_NN: csr_matrix, *, seed: int) -> NDArray[np.int64]:

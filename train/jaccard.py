@@ -1,35 +1,48 @@
 """Sparse k-reciprocal Jaccard distances: what the dense matrix holds near the diagonal of every cluster.
 
 Re-ranking of Zhong et al. (CVPR 2017), in the variant that clustering for unsupervised re-ID has settled on. Only
-pairs whose neighbourhoods meet are ever computed, so memory grows with N x k1 instead of N x N.
+pairs whose neighbourhoods meet are ever computed, so time and memory grow with N x k1 instead of N x N.
 """
 
 # N = images, D = embedding, K = columns of the neighbour ranking, k1, k2 as in the paper
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit
 from scipy.sparse import csr_matrix
+
+from reidge.edge.errors import InputError
+from reidge.train.minima import MinimaIndex
+from reidge.train.neighbors import check_features, nearest_neighbors
+from reidge.train.reciprocal import averaged, expanded_sets, weigh
+from reidge.train.sparse import TooManyEntries, make_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-ROWS_AT_ONCE = 1024
-"""Rows of the similarity matrix in memory during the search for neighbours; rows a thread takes at a time later."""
-PAIRS_AT_ONCE = 1 << 16
-"""Pairs of features in memory at a time."""
-MIN_OVERLAP = 2 / 3
-"""Share of a candidate's half-size set that must lie in the original set for it to join."""
+    from reidge.train.neighbors import Neighbors
+    from reidge.train.sparse import Block, SparseRows
+
+GIB = 2**30
+JOINING = 12
+"""Bytes of an entry of sparse rows while its blocks are joined."""
+ROUNDING = 1e-4
+"""By how much less two rows may share than the limit says, until the distance itself is looked at."""
 
 
 def jaccard_distances(
-    features_ND: NDArray[np.floating[Any]] | Tensor, *, k1: int = 30, k2: int = 6, max_distance: float = 0.6
+    features_ND: NDArray[np.floating[Any]] | Tensor,
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    max_distance: float = 0.6,
+    neighbors: Neighbors | None = None,
+    device: torch.device | str | None = None,
+    memory_gib: float = 8.0,
 ) -> csr_matrix:
     """Return the k-reciprocal Jaccard distances up to `max_distance`.
 
@@ -38,131 +51,79 @@ def jaccard_distances(
     first round(k1 / 2) + 1 columns.
 
     Args:
-        features_ND: Unit-length embeddings; on a GPU the neighbours are searched there.
-        k1: Columns of the ranking, the image itself included; at most N of them are used.
+        features_ND: Two or more unit-length embeddings, float32 or float16; may be a memory-mapped file.
+        k1: Columns of the ranking, the image itself included; of N images at most N are used, as published.
         k2: Rows averaged in query expansion, the image itself included; 1 switches it off.
-        max_distance: Pairs farther apart are left out, and so are pairs at distance 1.
+        max_distance: 0 to 1. Pairs farther apart are left out, and so are pairs at distance 1.
+        neighbors: Where they are known; else they are searched. Their first k1 columns count.
+        device: To compute on; None is where the features are.
+        memory_gib: That all this may take beside the features.
 
     Returns:
         `(N, N)` float32, symmetric, the diagonal stored as 0.
 
     Raises:
-        ValueError: The features are not a matrix, or k1 or k2 is below 1.
+        AllAlike: All features are the same, so that everything would be near everything.
+        InputError: The features, a setting or the neighbours are unusable, or more than `memory_gib` is needed.
     """
-    features = torch.as_tensor(features_ND)
-    if features.ndim != 2 or k1 < 1 or k2 < 1:
-        raise ValueError(f"got features of shape {tuple(features.shape)}, k1 {k1}, k2 {k2}: wants (N, D), 1 or more.")
-    if len(features) == 0:
-        return csr_matrix(np.empty((0, 0), dtype=np.float32))
-    ranking_NK = nearest_neighbours(features, min(k1, len(features)))
-    members = expanded_sets(ranking_NK, round(k1 / 2) + 1)
-    vectors = _weighted(members, np.asarray(features.detach().cpu().numpy(), dtype=np.float32))
+    features_ND = torch.as_tensor(features_ND).detach()
+    device = features_ND.device if device is None else torch.device(device)
+    if k1 < 1 or k2 < 1 or not 0 <= max_distance <= 1:
+        raise InputError(
+            f"got k1 {k1}, k2 {k2}, max_distance {max_distance}: wants neighbourhoods of 1 or more and a distance from "
+            "0 to 1."
+        )
+    check_features(features_ND)
+    columns = min(k1, len(features_ND))
+    if neighbors is None:
+        neighbors = nearest_neighbors(features_ND, columns, device=device, memory_gib=memory_gib)
+    ranking_NK = _ranking(neighbors.indices_NK, len(features_ND), columns)
+    try:
+        return _distances(features_ND, ranking_NK, round(k1 / 2) + 1, k2, max_distance, int(memory_gib * GIB))
+    except TooManyEntries:
+        raise InputError(
+            f"the distances up to {max_distance:.3g} of {len(features_ND)} images take more than {memory_gib:g} GiB. "
+            "Where many images are copies of each other, remove these; else lower the distance (eps) or allow more."
+        ) from None
+
+
+def _ranking(indices_NK: NDArray[np.int32], number: int, columns: int) -> NDArray[np.int32]:
+    if indices_NK.ndim != 2 or len(indices_NK) != number or indices_NK.shape[1] < columns:
+        raise InputError(
+            f"got neighbours of shape {indices_NK.shape} for the features of {number} images: wants a row for each "
+            f"image and {columns} columns."
+        )
+    ranking_NK = np.ascontiguousarray(indices_NK[:, :columns], dtype=np.int32)
+    if ranking_NK.min() < 0 or ranking_NK.max() >= number:
+        raise InputError(f"got neighbours that are no images: wants numbers from 0 to {number - 1}.")
+    return ranking_NK
+
+
+def _distances(
+    features_ND: Tensor, ranking_NK: NDArray[np.int32], half: int, k2: int, max_distance: float, memory: int
+) -> csr_matrix:
+    vectors = expanded_sets(ranking_NK, half, max_entries=memory // JOINING)
+    weigh(vectors, features_ND)
     if k2 > 1:
-        neighbours = ranking_NK[:, :k2]
-        vectors = csr_matrix(membership(neighbours) @ vectors / np.float32(neighbours.shape[1]))
-    return _near(vectors, max_distance)
+        # The columns of the index take as much again as the rows.
+        vectors = averaged(vectors, ranking_NK[:, :k2], max_entries=(memory - vectors.nbytes) // (JOINING + 4))
+    index = MinimaIndex.build(vectors)
+    near = near_pairs(index, max_distance, max_entries=(memory - 2 * vectors.nbytes) // JOINING)
+    return csr_matrix((near.values, near.columns, near.starts), shape=(len(near), len(near)))
 
 
-def nearest_neighbours(features_ND: Tensor, k: int) -> NDArray[np.int64]:
-    """Rank by similarity, exactly, the image itself always first; `(N, k)`."""
-    ranking = []
-    for start in range(0, len(features_ND), ROWS_AT_ONCE):
-        rows_RD = features_ND[start : start + ROWS_AT_ONCE]
-        similarities_RN = rows_RD @ features_ND.T
-        # Above any cosine, so that a copy of an image does not take the image's own place.
-        own = torch.arange(len(rows_RD), device=features_ND.device)
-        similarities_RN[own, own + start] = 3.0
-        ranking.append(similarities_RN.topk(k, dim=1).indices.cpu())
-    return torch.cat(ranking).numpy()
-
-
-def membership(sets_NK: NDArray[np.int64]) -> csr_matrix:
-    """Write sets of images as rows of a 0/1 matrix `(N, N)`."""
-    number, size = sets_NK.shape
-    ones = np.ones(sets_NK.size, dtype=np.float32)
-    return csr_matrix((ones, sets_NK.ravel(), np.arange(number + 1) * size), shape=(number, number))
-
-
-def expanded_sets(ranking_NK: NDArray[np.int64], half: int) -> csr_matrix:
-    """Give each image its k-reciprocal set, joined by the half-size sets of members that lie mostly within it."""
-    near, nearest = membership(ranking_NK), membership(ranking_NK[:, :half])
-    full_sets, half_sets = near.multiply(near.T).tocsr(), nearest.multiply(nearest.T).tocsr()
-    sizes = np.asarray(half_sets.sum(axis=1), dtype=np.float64).ravel()
-    overlaps = (full_sets @ half_sets.T).multiply(full_sets).tocoo()
-    joins = overlaps.data > MIN_OVERLAP * sizes[overlaps.col]
-    joined = csr_matrix((overlaps.data[joins], (overlaps.row[joins], overlaps.col[joins])), shape=near.shape)
-    expanded = (full_sets + joined @ half_sets).tocsr()
-    expanded.sort_indices()
-    return csr_matrix(expanded)
-
-
-def _weighted(members: csr_matrix, features_ND: NDArray[np.float32]) -> csr_matrix:
-    """Weigh the members of each row by the softmax of their negated squared distance."""
-    rows, columns = members.nonzero()
-    exponentials = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), PAIRS_AT_ONCE):
-        pairs = slice(start, start + PAIRS_AT_ONCE)
-        similarities = np.einsum("pd,pd->p", features_ND[rows[pairs]], features_ND[columns[pairs]])
-        exponentials[pairs] = np.exp(2 * similarities - 2)
-    totals = np.bincount(rows, weights=exponentials, minlength=len(features_ND))
-    weights = (exponentials / totals[rows]).astype(np.float32)
-    return csr_matrix((weights, (rows, columns)), shape=members.shape)
-
-
-def _near(vectors: csr_matrix, max_distance: float) -> csr_matrix:
+def near_pairs(index: MinimaIndex, max_distance: float, *, max_entries: int) -> SparseRows:
     """Compute 1 - s / (2 - s), s the sum of elementwise minima of two rows, where it is at most `max_distance`."""
-    number = vectors.shape[0]
-    inverted = vectors.tocsc()
-    min_shared = np.float32(2 * (1 - max_distance) / (2 - max_distance))
+    min_shared = 2 * (1 - max_distance) / (2 - max_distance) - ROUNDING
 
-    def near_rows(first: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        last = min(first + ROWS_AT_ONCE, number)
-        row_parts = (vectors.indptr, vectors.indices, vectors.data)
-        column_parts = (inverted.indptr, inverted.indices, inverted.data)
-        counts, columns, shared = shared_minima(*row_parts, *column_parts, first, last, min_shared)
-        return counts, columns, shared
+    def compute(first: int, last: int, room: int) -> Block:
+        counts, columns, shared = index.near(first, last, min_shared=min_shared, room=room)
+        if len(columns) > room:
+            raise TooManyEntries
+        rows = np.repeat(np.arange(first, last, dtype=np.int32), counts)
+        distances = np.maximum(1 - shared / (2 - shared), 0, dtype=np.float32)
+        distances[columns == rows] = 0
+        near = distances <= np.float32(max_distance)
+        return np.bincount(rows[near] - first, minlength=last - first), columns[near], distances[near]
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # the compiled loop lets go of the GIL
-        blocks = list(threads.map(near_rows, range(0, number, ROWS_AT_ONCE)))
-    counts, columns, shared = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    distances = np.maximum(1 - shared / (2 - shared), 0, dtype=np.float32)
-    distances[columns == np.repeat(np.arange(number), counts)] = 0
-    return csr_matrix((distances, columns, np.concatenate([[0], np.cumsum(counts)])), shape=(number, number))
-
-
-@njit(nogil=True)
-def shared_minima(  # type: ignore[no-untyped-def]
-    starts, members, weights, column_starts, column_rows, column_weights, first, last, min_shared
-):
-    """Sum the elementwise minima of rows first .. last - 1 with every row they meet; keep sums of min_shared or more.
-
-    Returns:
-        For each row how many it keeps; which rows those are, ascending; their sums.
-    """
-    number = len(starts) - 1
-    sums = np.zeros(number, dtype=np.float32)
-    touched = np.empty(number, dtype=np.int64)
-    counts = np.zeros(last - first, dtype=np.int64)
-    kept = np.empty(1024, dtype=np.int64)
-    kept_sums = np.empty(1024, dtype=np.float32)
-    size = 0
-    for i in range(first, last):
-        met = 0
-        for a in range(starts[i], starts[i + 1]):
-            for b in range(column_starts[members[a]], column_starts[members[a] + 1]):
-                j = column_rows[b]
-                if sums[j] == 0:
-                    touched[met] = j
-                    met += 1
-                sums[j] += min(weights[a], column_weights[b])
-        if size + met > len(kept):
-            kept = np.concatenate((kept, np.empty(len(kept) + met, dtype=np.int64)))
-            kept_sums = np.concatenate((kept_sums, np.empty(len(kept_sums) + met, dtype=np.float32)))
-        for j in np.sort(touched[:met]):
-            if sums[j] >= min_shared or j == i:
-                kept[size] = j
-                kept_sums[size] = sums[j]
-                size += 1
-                counts[i - first] += 1
-            sums[j] = 0
-    return counts, kept[:size], kept_sums[:size]
+    return make_rows(compute, len(index.rows), max_entries=max_entries)

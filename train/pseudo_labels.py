@@ -12,6 +12,7 @@ import numpy as np
 from reidge.edge.errors import ReidgeError
 from reidge.train.choose import agreement, silhouette, tracklet_consistency
 from reidge.train.cluster import OUTLIER, ClusterConfig, cluster, num_clusters
+from reidge.train.neighbors import AllAlike
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -45,6 +46,8 @@ class Labelling:
     silhouette: float | None = None
     tracklets: float | None = None
     """How far tracklets stay whole; None where the crops have none."""
+    recall: float | None = None
+    """Share of the true neighbours that the clustering was made from; None where all pairs were compared."""
 
 
 def pseudo_labels(
@@ -93,7 +96,12 @@ def scored_clusters(
             f"{len(features_ND)} crops are few: k1 is {config.k1} instead of {run.recipe.cluster.k1}, k2 {config.k2}"
         )
     eps = config.schedule.eps_at(config.eps, training_epoch, run.recipe.loop.epochs)
-    labels_N = _readable(cluster(features_ND, config, eps=eps, seed=seed + epoch).labels_N, unreadable)
+    try:
+        clustering = cluster(features_ND, config, eps=eps, seed=seed + epoch)
+    except AllAlike as error:  # it may recover: the last labels stand in for a while
+        run.warn(str(error).rstrip("."))
+        return Labelling(labels_N=np.full(len(features_ND), OUTLIER), eps=eps)
+    labels_N = _readable(clustering.labels_N, unreadable)
     if num_clusters(labels_N) < MIN_CLUSTERS:
         return Labelling(labels_N=labels_N, eps=eps)
     tracklets_N, last_N = run.images.tracklets, progression.labels_N
@@ -101,6 +109,7 @@ def scored_clusters(
     return Labelling(
         labels_N=labels_N,
         eps=eps,
+        recall=clustering.recall,
         agreement=None if last_N is None else agreement(labels_N, last_N),
         silhouette=silhouette(features_ND, labels_N, rng=rng),
         tracklets=None if tracklets_N is None else tracklet_consistency(labels_N, tracklets_N),

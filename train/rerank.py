@@ -9,21 +9,24 @@ dense code, and memory grows with N x k1.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from scipy.sparse import csc_matrix, csr_matrix
 
-from reidge.train.jaccard import expanded_sets, membership, shared_minima
+from reidge.train.minima import MinimaIndex
+from reidge.train.reciprocal import averaged, expanded_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from reidge.train.sparse import SparseRows
 
 DISTANCES_AT_ONCE = 1 << 25
 """Entries of the distance matrix in memory: 128 MiB of float32."""
@@ -49,19 +52,14 @@ class Reranking:
     lambda_value: float
     largest_Q: NDArray[np.float32]
     """Squared distance from each query to what is farthest from it, queries and gallery."""
-    neighbourhoods_NN: csr_matrix
-    """Weight of each image in the neighbourhood of another; queries first, then the gallery."""
-    members_NG: csc_matrix
-    """The neighbourhoods of the gallery, transposed and by column: in which of them an image is."""
+    neighbourhoods: MinimaIndex
+    """Weight of each image in the neighbourhood of another, queries first, then the gallery; indexed by that of the
+    gallery."""
 
     def distances(self, first: int, squared_qG: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Turn squared Euclidean distances of queries `first`, `first + 1`, ... into their new ones, 0 to 1."""
-        rows, gallery = self.neighbourhoods_NN, self.members_NG
         last = first + len(squared_qG)
-        counts_q, columns, shared = shared_minima(
-            rows.indptr, rows.indices, rows.data, gallery.indptr, gallery.indices, gallery.data,
-            first, last, np.float32(0),
-        )  # fmt: skip
+        counts_q, columns, shared = self.neighbourhoods.near(first, last, min_shared=0, room=squared_qG.size)
         shares = (self.lambda_value / self.largest_Q[first:last])[:, None]
         distances_qG = squared_qG * shares + (1 - self.lambda_value)
         # Where no neighbourhood meets, the Jaccard distance is 1; where they do, it is 1 - s / (2 - s).
@@ -94,25 +92,22 @@ def rerank(
     parts = [torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in (query_QD, gallery_GD)]
     number = len(query_QD) + len(gallery_GD)
     ranking_NK, largest_N = _nearest(parts, min(k1 + 1, number))
-    members = expanded_sets(ranking_NK, round(k1 / 2) + 1)
-    weights = _weighted(members, parts, largest_N)
+    weights = expanded_sets(ranking_NK, round(k1 / 2) + 1, max_entries=sys.maxsize)
+    _weigh(weights, parts, largest_N)
     if k2 > 1:
-        near_NK = ranking_NK[:, :k2]
-        weights = csr_matrix(membership(near_NK) @ weights)
-        weights.data /= near_NK.shape[1]  # in place: scipy would divide into float64
+        weights = averaged(weights, ranking_NK[:, :k2], max_entries=sys.maxsize)
     return Reranking(
         lambda_value=lambda_value,
         largest_Q=largest_N[: len(query_QD)],
-        neighbourhoods_NN=weights,
-        members_NG=weights[len(query_QD) :].tocsc(),
+        neighbourhoods=MinimaIndex.of_last(weights, len(query_QD)),
     )
 
 
-def _nearest(parts: list[Tensor], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _nearest(parts: list[Tensor], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Rank all images by distance from each, itself first, `(N, k)`; and find the largest squared distance, `(N,)`."""
     number = sum(len(part) for part in parts)
     squares_N = torch.cat([torch.einsum("nd,nd->n", part, part) for part in parts])
-    ranking_NK = np.empty((number, k), dtype=np.int64)
+    ranking_NK = np.empty((number, k), dtype=np.int32)
     largest_N = np.empty(number, dtype=np.float32)
     for start, rows_RD in _blocks(parts, max(1, DISTANCES_AT_ONCE // number)):
         rows = slice(start, start + len(rows_RD))
@@ -134,18 +129,16 @@ def _blocks(parts: list[Tensor], size: int) -> Iterator[tuple[int, Tensor]]:
         offset += len(part)
 
 
-def _weighted(members: csr_matrix, parts: list[Tensor], largest_N: NDArray[np.float32]) -> csr_matrix:
-    """Weigh the members of each row by the softmax of their negated distance, 0 to 1."""
-    rows_P, columns_P = members.nonzero()
-    exponentials_P = np.empty(len(rows_P), dtype=np.float32)
+def _weigh(sets: SparseRows, parts: list[Tensor], largest_N: NDArray[np.float32]) -> None:
+    """Fill in the softmax, over each row, of the negated distances, 0 to 1, to its members."""
+    rows_P = np.repeat(np.arange(len(sets), dtype=np.int32), np.diff(sets.starts))
     for start in range(0, len(rows_P), PAIRS_AT_ONCE):
         pairs = slice(start, start + PAIRS_AT_ONCE)
-        gaps_PD = _take(parts, rows_P[pairs]) - _take(parts, columns_P[pairs])
+        gaps_PD = _take(parts, rows_P[pairs]) - _take(parts, sets.columns[pairs])
         squared_P = torch.einsum("pd,pd->p", gaps_PD, gaps_PD).numpy()
-        exponentials_P[pairs] = np.exp(-squared_P / largest_N[rows_P[pairs]])
-    totals_N = np.bincount(rows_P, weights=exponentials_P, minlength=len(largest_N))
-    weights_P = (exponentials_P / totals_N[rows_P]).astype(np.float32)
-    return csr_matrix((weights_P, (rows_P, columns_P)), shape=members.shape)
+        sets.values[pairs] = np.exp(-squared_P / largest_N[rows_P[pairs]])
+    totals_N = np.bincount(rows_P, weights=sets.values, minlength=len(sets))
+    sets.values[:] /= totals_N.astype(np.float32)[rows_P]
 
 
 def _take(parts: list[Tensor], indices_P: NDArray[np.integer[Any]]) -> Tensor:

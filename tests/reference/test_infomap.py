@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from reidge.train.infomap import code_length, find_modules, neighbour_links, walk
+from reidge.train.neighbors import nearest_neighbors
 
 
 def entropy(rates: list[float]) -> float:
@@ -100,7 +101,7 @@ def test_no_partition_of_a_small_graph_is_much_shorter(seed: int) -> None:
 def test_code_lengths_are_those_of_the_authors_program() -> None:
     infomap = pytest.importorskip("infomap", reason="the GPL program serves as a comparison only")
     people = [close_people(400, 25, spread, seed=1) for spread in (0.3, 0.7, 1.0)]
-    graphs = [neighbour_links(features, neighbours=15, min_similarity=0.3) for features in people]
+    graphs = [neighbour_links(nearest_neighbors(features, 15), min_similarity=0.3) for features in people]
     graphs += [csr_matrix(graph(150, seed, share=0.04)) for seed in range(3)]
     for links in graphs:
         theirs = infomap.Infomap("--two-level --directed --silent --seed 1")

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from reidge.train.cluster import dbscan
-from reidge.train.jaccard import jaccard_distances, nearest_neighbours
+from reidge.train.jaccard import jaccard_distances
+from reidge.train.neighbors import nearest_neighbors
 
 
 def reciprocal(ranking: np.ndarray, i: int, k: int) -> set[int]:
@@ -20,7 +20,7 @@ def reciprocal(ranking: np.ndarray, i: int, k: int) -> set[int]:
 def dense_jaccard(features_ND: np.ndarray, k1: int, k2: int) -> np.ndarray:
     number = len(features_ND)
     # The published ranking has k1 columns, so that [: k1 + 1] above means k1 with the image itself.
-    ranking = nearest_neighbours(torch.from_numpy(features_ND), min(k1, number))
+    ranking = nearest_neighbors(features_ND, min(k1, number)).indices_NK
     V = np.zeros((number, number))
     for i in range(number):
         original = reciprocal(ranking, i, k1)
@@ -50,7 +50,7 @@ def blobs(number: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("number", "k1", "k2"), [(120, 30, 6), (120, 20, 1), (90, 5, 3), (90, 7, 2), (12, 30, 6), (3, 2, 6), (1, 30, 6)]
+    ("number", "k1", "k2"), [(120, 30, 6), (120, 20, 1), (90, 5, 3), (90, 7, 2), (12, 30, 6), (3, 2, 6), (2, 30, 6)]
 )
 def test_sparse_distances_equal_the_dense_ones(number: int, k1: int, k2: int) -> None:
     features = blobs(number, seed=number + k1)

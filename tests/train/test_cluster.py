@@ -12,6 +12,7 @@ from torch.nn import functional
 from reidge.edge.errors import InputError
 from reidge.train.cluster import OUTLIER, ClusterConfig, Clustering, cluster, dbscan, num_clusters
 from reidge.train.jaccard import jaccard_distances
+from reidge.train.neighbors import AllAlike
 
 METHODS = ["dbscan", "hdbscan", "agglomerative", "kmeans", "infomap"]
 PEOPLE, EACH = 12, 10
@@ -41,10 +42,6 @@ def test_copies_of_an_image_form_a_cluster() -> None:
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, OUTLIER]
 
 
-def test_no_images_have_no_labels() -> None:
-    assert dbscan(jaccard_distances(np.empty((0, 4), dtype=np.float32))).tolist() == []
-
-
 def test_distances_refuse_what_is_no_matrix() -> None:
     with pytest.raises(ValueError, match=r"\(3,\)"):
         jaccard_distances(np.ones(3, dtype=np.float32))
@@ -70,16 +67,31 @@ def test_each_method_gives_the_same_labels_for_a_seed(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("number", [0, 1, 3])
-def test_too_few_images_to_cluster_are_outliers(method: str, number: int) -> None:
-    assert run(method, people()[:number]).labels_N.tolist() == [OUTLIER] * number
+def test_three_images_are_too_few_for_a_cluster(method: str) -> None:
+    assert run(method, people()[:3]).labels_N.tolist() == [OUTLIER] * 3
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_images_that_are_all_the_same_are_one_cluster(method: str) -> None:
-    collapsed = people()[:1].repeat(60, 1) + 1e-7 * people()[:60]
-    assert run(method, collapsed).labels_N.tolist() == [0] * 60
-    assert run(method, torch.zeros(60, 32)).labels_N.tolist() == [0] * 60
+@pytest.mark.parametrize("number", [0, 1])
+def test_less_than_two_images_are_refused(method: str, number: int) -> None:
+    with pytest.raises(InputError, match=f"features of {number} images: .* two images or more"):
+        run(method, people()[:number])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_that_are_all_the_same_are_refused(method: str) -> None:
+    with pytest.raises(AllAlike, match="60 features that are all the same"):
+        run(method, functional.normalize(people()[:1].repeat(60, 1) + 1e-7 * people()[:60], dim=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_features_that_are_not_of_unit_length_are_refused(method: str) -> None:
+    features = people()
+    features[7] *= 3
+    with pytest.raises(InputError, match="length 3 in row 7: wants unit length"):
+        run(method, features)
+    with pytest.raises(InputError, match="length 0 in row 0"):
+        run(method, torch.zeros(60, 32))
 
 
 @pytest.mark.parametrize("method", METHODS)

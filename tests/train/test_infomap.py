@@ -5,6 +5,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from reidge.train.infomap import code_length, find_modules, neighbour_links, walk
+from reidge.train.neighbors import nearest_neighbors
 
 
 def two_triangles() -> csr_matrix:
@@ -44,13 +45,13 @@ def test_graphs_without_links_or_nodes_have_modules_too() -> None:
 
 def test_links_go_to_the_nearest_neighbours_with_their_similarity() -> None:
     features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-    links = neighbour_links(features, neighbours=2, min_similarity=0.5).toarray()
+    links = neighbour_links(nearest_neighbors(features, 2), min_similarity=0.5).toarray()
     np.testing.assert_allclose(links, np.array([[0, 0.8, 0], [0.8, 0, 0], [0, 0.6, 0]]), atol=1e-6)
 
 
 def test_images_that_are_too_unlike_are_not_linked() -> None:
     features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-    links = neighbour_links(features, neighbours=9, min_similarity=0.7).toarray()
+    links = neighbour_links(nearest_neighbors(features, 3), min_similarity=0.7).toarray()
     np.testing.assert_allclose(links, np.array([[0, 0.8, 0], [0.8, 0, 0], [0, 0, 0]]), atol=1e-6)
 
 

@@ -1,0 +1,116 @@
+"""Sparse rows of numbers, made a block at a time by several threads and within a bound."""
+
+# N = rows, E = entries
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numba import njit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Block = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
+
+ROWS_AT_ONCE = 1024
+"""Rows that a thread takes at a time, or more, so that there are no more blocks than `MAX_BLOCKS`."""
+MAX_BLOCKS = 512
+"""Each block begins with clearing a few numbers for every column."""
+
+
+class TooManyEntries(Exception):
+    """More entries than there is room for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseRows:
+    """As a `csr_matrix`, but with indices of four bytes however many entries there are."""
+
+    starts: NDArray[np.int64]
+    """`(N + 1,)`: row i has the entries `starts[i] .. starts[i + 1] - 1`."""
+    columns: NDArray[np.int32]
+    """`(E,)`."""
+    values: NDArray[np.float32]
+    """`(E,)`."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return self.starts.nbytes + self.columns.nbytes + self.values.nbytes
+
+    def from_row(self, first: int) -> SparseRows:
+        """Return the rows from `first` on, without a copy of their entries."""
+        start = self.starts[first]
+        return SparseRows(starts=self.starts[first:] - start, columns=self.columns[start:], values=self.values[start:])
+
+    def transposed(self, number: int) -> SparseRows:
+        """Turn rows into columns, `number` of them; in each the rows ascend."""
+        starts = np.zeros(number + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.columns, minlength=number), out=starts[1:])
+        columns, values = np.empty_like(self.columns), np.empty_like(self.values)
+        _transpose(self.starts, self.columns, self.values, starts[:-1].copy(), columns, values)
+        return SparseRows(starts=starts, columns=columns, values=values)
+
+
+def make_rows(compute: Callable[[int, int, int], Block], number: int, *, max_entries: int) -> SparseRows:
+    """Make rows by several threads.
+
+    Args:
+        compute: From the first and the last row (not included) of a block, and the entries it may have, to the number
+            of entries of each row, their columns and their values. It should stop when there are more.
+        number: Rows.
+        max_entries: Of all rows together. Each takes 12 bytes while the blocks are joined, and 8 afterwards.
+
+    Raises:
+        TooManyEntries: There would be more.
+    """
+    size = max(ROWS_AT_ONCE, -(-number // MAX_BLOCKS))
+    lock, made = Lock(), 0
+
+    def block(first: int) -> Block:
+        nonlocal made
+        room = max_entries - made
+        if room < 0:
+            raise TooManyEntries
+        parts = compute(first, min(first + size, number), room)
+        with lock:
+            made += len(parts[1])
+            if made > max_entries:
+                raise TooManyEntries
+        return parts
+
+    # The compiled loops let go of the GIL.
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        blocks = list(threads.map(block, range(0, number, size)))
+    counts, columns, values = (list(parts) for parts in zip(*blocks, strict=True))
+    del blocks
+    starts = np.zeros(number + 1, dtype=np.int64)
+    np.cumsum(np.concatenate(counts), out=starts[1:])
+    return SparseRows(starts=starts, columns=_joined(columns), values=_joined(values))
+
+
+def _joined(parts: list[NDArray[np.int32]] | list[NDArray[np.float32]]) -> NDArray:  # type: ignore[type-arg]
+    whole = np.concatenate(parts)
+    parts.clear()  # before the next ones are joined
+    return whole
+
+
+@njit(nogil=True)
+def _transpose(starts, columns, values, next_entries, rows_out, values_out):  # type: ignore[no-untyped-def]
+    for row in range(len(starts) - 1):
+        for entry in range(starts[row], starts[row + 1]):
+            place = next_entries[columns[entry]]
+            next_entries[columns[entry]] += 1
+            rows_out[place] = row
+            values_out[place] = values[entry]
