@@ -10,6 +10,7 @@ measured on a sample of the images against all others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,22 +34,28 @@ IMAGES_PER_CELL = 40
 """Images that a cell's centre is found from."""
 ROWS_AT_ONCE = 16_384
 """Images projected, added or searched at a time."""
-CANDIDATES = (2, 4, 8)
-"""Candidates for each neighbour that may be compared; the fewest that reach the recall are."""
+DIMENSIONS = (64, 128, 256, 512)
+"""Principal components that may do; the fewest whose candidates can have the recall are taken."""
+CANDIDATES = (2, 4, 8, 16)
+"""Candidates for each neighbour that may be compared; likewise."""
+SPARE = 0.01
+"""Recall that candidates from all cells have above the one wanted, so that some cells do."""
 ROUNDING = 1e-5
 """Similarities that differ by less are equal: of copies it does not matter which is found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How far a search goes."""
+class Sample:
+    """Images whose true neighbours are known."""
 
-    probes: int
-    """Cells searched."""
-    candidates: int
-    """Images compared exactly."""
-    recall: float
-    """Share of the true neighbours it finds, on the sample."""
+    rows_S: NDArray[np.int64]
+    least_S: NDArray[np.float32]
+    """Similarity of the last of their k neighbours."""
+
+    def recall(self, similarities_SC: NDArray[np.float32], k: int) -> float:
+        """Share of the true neighbours, the image itself not counted, among candidates of these similarities."""
+        found_S = (similarities_SC >= self.least_S[:, None]).sum(axis=1)
+        return float(np.minimum(found_S / max(k - 1, 1), 1).mean())
 
 
 def approximate_neighbors(
@@ -60,26 +67,26 @@ def approximate_neighbors(
         InputError: The index would take more than half of the memory allowed.
     """
     number, rng = len(features_ND), np.random.default_rng(config.seed)
-    dimensions = min(config.dimensions, features_ND.shape[1])
+    projection = Projection.fit(features_ND, config.dimensions or DIMENSIONS[-1], rng)
+    sample, dimensions, candidates = _plan(features_ND, projection, k, config, rng, device)
     needed = number * (2 * dimensions + 8) / 2**30
     if needed > memory_gib / 2:
         raise InputError(
             f"searching {number} images by {dimensions} principal components takes {needed:.1f} GiB, more than half of "
-            f"the {memory_gib:g} allowed. Raise cluster.memory_gib, or lower cluster.search.dimensions."
+            f"the {memory_gib:g} allowed. Raise cluster.memory_gib, or set fewer cluster.search.dimensions."
         )
-    projection = Projection.fit(features_ND, dimensions, rng)
+    projection = projection.first(dimensions)
     index = _index(features_ND, projection, config, rng)
-    effort = _effort(features_ND, projection, index, k, config, rng, device)
-    index.nprobe = effort.probes
+    recall = _widen(features_ND, projection, index, sample, k, candidates, config)
     indices_NK = np.empty((number, k), dtype=np.int32)
     similarities_NK = np.empty((number, k), dtype=np.float32)
     # Images of a cell share candidates, which are then read once for all of them.
     order_N = np.concatenate([_images_in(index, cell) for cell in range(index.nlist)])
     for start in range(0, number, ROWS_AT_ONCE):
         rows_R = order_N[start : start + ROWS_AT_ONCE]
-        candidates_RC = index.search(projection.of(features_ND, rows_R), effort.candidates)[1]
+        candidates_RC = index.search(projection.of(features_ND, rows_R), candidates)[1]
         indices_NK[rows_R], similarities_NK[rows_R] = _nearest(features_ND, rows_R, candidates_RC, k, device)
-    return Neighbors(indices_NK=indices_NK, similarities_NK=similarities_NK, recall=effort.recall)
+    return Neighbors(indices_NK=indices_NK, similarities_NK=similarities_NK, recall=recall)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,12 @@ class Projection:
         x_SD = _rows(features_ND, drawn_S)
         mean_D = x_SD.mean(dim=0)
         x_SD -= mean_D
-        return cls(mean_D=mean_D, axes_DP=torch.linalg.eigh(x_SD.T @ x_SD)[1][:, -dimensions:])  # ascending
+        axes_DD = torch.linalg.eigh(x_SD.T @ x_SD)[1].flip(1)  # the largest first
+        return cls(mean_D=mean_D, axes_DP=axes_DD[:, :dimensions])
+
+    def first(self, dimensions: int) -> Projection:
+        """Keep the first components alone."""
+        return Projection(mean_D=self.mean_D, axes_DP=self.axes_DP[:, :dimensions].contiguous())
 
     def of(self, features_ND: Tensor, rows_R: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Project some rows, `(R, P)`."""
@@ -131,35 +143,68 @@ def _images_in(index: faiss.IndexIVF, cell: int) -> NDArray[np.int64]:
     return np.asarray(faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell)).copy())
 
 
-def _effort(
+def _plan(
     features_ND: Tensor,
     projection: Projection,
-    index: faiss.IndexIVF,
     k: int,
     config: SearchConfig,
     rng: np.random.Generator,
     device: torch.device,
-) -> Effort:
-    """Search more cells, and compare more candidates, until the sample has the recall, or everything is searched."""
-    drawn_S = np.sort(rng.choice(len(features_ND), min(config.sample, len(features_ND)), replace=False))
-    least_S = _true_neighbors(features_ND, drawn_S, k, device)[1][:, -1] - ROUNDING
-    queries_SP = projection.of(features_ND, drawn_S)
-    best = Effort(probes=0, candidates=0, recall=-1.0)
-    probes = 1
+) -> tuple[Sample, int, int]:
+    """Find the true neighbours of a sample, and how many components and candidates suffice to have them."""
+    number = len(features_ND)
+    rows_S = np.sort(rng.choice(number, min(config.sample, number), replace=False))
+    least_S = _true_neighbors(features_ND, rows_S, k, device)[1][:, -1] - ROUNDING
+    sample = Sample(rows_S=rows_S, least_S=least_S)
+    largest = projection.axes_DP.shape[1]
+    sizes = sorted({min(size, largest) for size in DIMENSIONS} if config.dimensions is None else {largest})
+    most = min(CANDIDATES[-1] * k, number)
+    for dimensions in sizes:
+        candidates_SC = _nearest_projections(features_ND, projection.first(dimensions), rows_S, most, device)
+        similarities_SC = _compare(features_ND, rows_S, candidates_SC)
+        for candidates in (min(share * k, number) for share in CANDIDATES):
+            if sample.recall(similarities_SC[:, :candidates], k) >= min(config.min_recall + SPARE, 1):
+                return sample, dimensions, candidates
+    return sample, sizes[-1], most
+
+
+def _nearest_projections(
+    features_ND: Tensor, projection: Projection, rows_R: NDArray[np.int64], count: int, device: torch.device
+) -> NDArray[np.int64]:
+    """Compare the projections of some images with those of all, `(R, C)`, the nearest first."""
+    queries_RP = torch.from_numpy(projection.of(features_ND, rows_R)).to(device)
+    best_RC = torch.full((len(rows_R), 0), torch.inf, device=device)
+    indices_RC = torch.zeros((len(rows_R), 0), dtype=torch.int64, device=device)
+    for start in range(0, len(features_ND), ROWS_AT_ONCE):
+        rows_T = np.arange(start, min(start + ROWS_AT_ONCE, len(features_ND)))
+        others_TP = torch.from_numpy(projection.of(features_ND, rows_T)).to(device)
+        distances_RT = others_TP.square().sum(dim=1) - 2 * queries_RP @ others_TP.T  # but for the query's own square
+        both_RC = torch.cat([best_RC, distances_RT], dim=1)
+        best_RC, places_RC = both_RC.topk(min(count, both_RC.shape[1]), dim=1, largest=False)
+        columns_RT = torch.from_numpy(rows_T).to(device).expand(len(rows_R), -1)
+        indices_RC = torch.cat([indices_RC, columns_RT], dim=1).gather(1, places_RC)
+    return indices_RC.cpu().numpy()
+
+
+def _widen(
+    features_ND: Tensor,
+    projection: Projection,
+    index: faiss.IndexIVF,
+    sample: Sample,
+    k: int,
+    candidates: int,
+    config: SearchConfig,
+) -> float:
+    """Let the index search more cells until the sample has the recall, or enough is enough; return what it has."""
+    queries_SP = projection.of(features_ND, sample.rows_S)
+    most = max(1, min(index.nlist, config.max_compared * index.nlist // len(features_ND)))
+    index.nprobe = 1
     while True:
-        index.nprobe = min(probes, index.nlist)
-        candidates_SC = index.search(queries_SP, CANDIDATES[-1] * k)[1]
-        similarities_SC = _compare(features_ND, drawn_S, candidates_SC)
-        for candidates in (share * k for share in CANDIDATES):
-            found_S = (similarities_SC[:, :candidates] >= least_S[:, None]).sum(axis=1)
-            recall = float(np.minimum(found_S / (k - 1), 1).mean())
-            if recall > best.recall:
-                best = Effort(probes=index.nprobe, candidates=candidates, recall=recall)
-            if recall >= config.min_recall:
-                return best
-        if probes >= index.nlist:
-            return best
-        probes *= 2
+        candidates_SC = index.search(queries_SP, candidates)[1]
+        recall = sample.recall(_compare(features_ND, sample.rows_S, candidates_SC), k)
+        if recall >= config.min_recall or index.nprobe >= most:
+            return recall
+        index.nprobe = min(math.ceil(1.5 * index.nprobe), most)
 
 
 def _true_neighbors(
