@@ -23,6 +23,8 @@ from reidge.train.neighbors import Neighbors, float_blocks
 from reidge.train.pairs import pair_similarities
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -59,7 +61,13 @@ class Sample:
 
 
 def approximate_neighbors(
-    features_ND: Tensor, k: int, *, config: SearchConfig, memory_gib: float, device: torch.device
+    features_ND: Tensor,
+    k: int,
+    *,
+    config: SearchConfig,
+    memory_gib: float,
+    device: torch.device,
+    searched: Callable[[int], object] | None = None,
 ) -> Neighbors:
     """Find almost all of the k nearest images of each, itself included; arguments as for `nearest_neighbors`.
 
@@ -86,6 +94,8 @@ def approximate_neighbors(
         rows_R = order_N[start : start + ROWS_AT_ONCE]
         candidates_RC = index.search(projection.of(features_ND, rows_R), candidates)[1]
         indices_NK[rows_R], similarities_NK[rows_R] = _nearest(features_ND, rows_R, candidates_RC, k, device)
+        if searched is not None:
+            searched(len(rows_R))
     return Neighbors(indices_NK=indices_NK, similarities_NK=similarities_NK, recall=recall)
 
 

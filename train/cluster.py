@@ -23,7 +23,10 @@ from reidge.train.neighbors import SearchConfig, check_features, nearest_neighbo
 from reidge.train.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
@@ -80,14 +83,24 @@ class Clustering:
     """Share of the true neighbours that were found, on a sample; None where all pairs were compared, or none."""
 
 
-def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int) -> Clustering:
+def cluster(
+    features_ND: Tensor,
+    config: ClusterConfig,
+    *,
+    eps: float,
+    seed: int,
+    device: torch.device | None = None,
+    searched: Callable[[int], object] | None = None,
+) -> Clustering:
     """Cluster unit-length embeddings; the same seed gives the same labels.
 
     Args:
-        features_ND: Two or more, on any device, where neighbours are searched, or in a file.
+        features_ND: Two or more, on any device or in a file.
         config: Method and its settings; of N images at most N count as neighbours.
         eps: Of this epoch, in place of the one in `config`.
         seed: For the methods that draw: `kmeans` and `infomap`.
+        device: To search neighbours and compute distances on; None is where the features are.
+        searched: Called now and then with the number of images that have found their neighbours since.
 
     Raises:
         AllAlike: All features are the same.
@@ -101,8 +114,14 @@ def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int
         groups_N = kmeans(features_ND, _kmeans_clusters(config, len(features_ND)), seed=seed)
         return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
     columns = config.neighbours if config.method == "infomap" else config.k1
+    columns = min(columns, len(features_ND))
     neighbors = nearest_neighbors(
-        features_ND, min(columns, len(features_ND)), config=config.search, memory_gib=config.memory_gib
+        features_ND,
+        columns,
+        config=config.search,
+        device=device,
+        memory_gib=config.memory_gib,
+        searched=searched,
     )
     if config.method == "infomap":
         groups_N = find_modules(neighbour_links(neighbors, min_similarity=config.min_similarity), seed=seed)
@@ -114,6 +133,7 @@ def cluster(features_ND: Tensor, config: ClusterConfig, *, eps: float, seed: int
         k2=config.k2,
         max_distance=eps if config.method == "dbscan" else config.max_distance,
         neighbors=neighbors,
+        device=device,
         memory_gib=config.memory_gib,
     )
     return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances, recall=neighbors.recall)

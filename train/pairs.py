@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-PAIRS_AT_ONCE = 1 << 14
+PAIRS_AT_ONCE = 1 << 12
 """Pairs that a thread takes at a time; no more embeddings than these, and mostly far fewer, are copied for it."""
 
 

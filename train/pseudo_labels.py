@@ -11,7 +11,7 @@ import numpy as np
 
 from reidge.edge.errors import ReidgeError
 from reidge.train.choose import agreement, silhouette, tracklet_consistency
-from reidge.train.cluster import OUTLIER, ClusterConfig, cluster, num_clusters
+from reidge.train.cluster import OUTLIER, ClusterConfig, Clustering, cluster, num_clusters
 from reidge.train.neighbors import AllAlike
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MIN_CLUSTERS = 2
 """With fewer there is nothing to contrast."""
 MIN_K1 = 4
 """Smallest neighbourhood a small set is clamped to."""
+SHOWN_FROM = 20_000
+"""Crops from which the search for neighbours takes long enough to be shown."""
 LARGE_SHARE = 0.5
 """Share of the clustered images in one cluster that is worth a warning."""
 
@@ -97,7 +99,7 @@ def scored_clusters(
         )
     eps = config.schedule.eps_at(config.eps, training_epoch, run.recipe.loop.epochs)
     try:
-        clustering = cluster(features_ND, config, eps=eps, seed=seed + epoch)
+        clustering = _clustered(run, features_ND, config, eps=eps, epoch=epoch)
     except AllAlike as error:  # it may recover: the last labels stand in for a while
         run.warn(str(error).rstrip("."))
         return Labelling(labels_N=np.full(len(features_ND), OUTLIER), eps=eps)
@@ -114,6 +116,24 @@ def scored_clusters(
         silhouette=silhouette(features_ND, labels_N, rng=rng),
         tracklets=None if tracklets_N is None else tracklet_consistency(labels_N, tracklets_N),
     )
+
+
+def _clustered(run: Run, features_ND: Tensor, config: ClusterConfig, *, eps: float, epoch: int) -> Clustering:
+    """Cluster, and show how a long search comes along."""
+    seed = run.recipe.loop.seed + epoch
+    if len(features_ND) < SHOWN_FROM or config.method == "kmeans":
+        return cluster(features_ND, config, eps=eps, seed=seed, device=run.device)
+    shown_epoch = min(epoch, run.recipe.total_epochs - 1)
+    with run.progress(shown_epoch, "neighbours", total=len(features_ND), unit="crops") as progress:
+        clustering = cluster(features_ND, config, eps=eps, seed=seed, device=run.device, searched=progress.advance)
+    if clustering.recall is not None and clustering.recall < config.search.min_recall:
+        run.warn(
+            f"the search found {clustering.recall:.1%} of the true neighbours, on a sample: they lie too far apart for "
+            f"{config.search.max_compared:,} comparisons an image. For more, raise cluster.search.max_compared"
+        )
+    elif clustering.recall is not None:
+        run.say(f"the search found {clustering.recall:.1%} of the true neighbours, on a sample")
+    return clustering
 
 
 def clamp(config: ClusterConfig, images: int) -> ClusterConfig:

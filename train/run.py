@@ -107,6 +107,11 @@ class Run:
         if self.world.leads:
             print(f"warning: {message}.", file=sys.stderr, flush=True)
 
+    def say(self, message: str) -> None:
+        """Say on stderr how something went."""
+        if self.world.leads:
+            print(f"{message}.", file=sys.stderr, flush=True)
+
 
 def open_run(
     recipe: Recipe,

@@ -40,7 +40,7 @@ def test_neighbours_by_hand() -> None:
 
 
 def test_tiles_find_what_the_whole_matrix_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE", 37)
+    monkeypatch.setattr(module, "TILE", {"cpu": 37})
     features = unit(150)
     similarities = features @ features.T
     expected = similarities.topk(10, dim=1)
@@ -50,7 +50,7 @@ def test_tiles_find_what_the_whole_matrix_holds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_neighbours_than_a_tile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE", 4)
+    monkeypatch.setattr(module, "TILE", {"cpu": 4})
     found = nearest_neighbors(unit(11), 11, config=EXACT).indices_NK
     np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(11), (11, 1)))
 
