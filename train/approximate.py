@@ -1,22 +1,22 @@
-"""Approximate neighbours of millions of images: candidates from cells of a reduced space, compared exactly.
+"""Approximate neighbours of millions of images: found by cells of a reduced space, then through each other.
 
-Cells and candidates come from faiss (an inverted file over the principal components); which of the candidates are the
-nearest is then decided by the whole embeddings. How many cells are searched follows from the recall wanted, which is
-measured on a sample of the images against all others.
+An inverted file over the principal components (faiss) gives each image candidates from the cells around it, and the
+whole embeddings decide which of them are the nearest. The neighbours of neighbours are then candidates in turn, as in
+NN-Descent (Dong et al., WWW 2011), until a sample of images whose true neighbours are known has the recall wanted.
 """
 
-# N = images, D = embedding, P = principal components, S = sampled images, K = neighbours, C = candidates,
+# N = images, D = embedding, P = principal components, S = sampled images, K = neighbours, C = candidates, E = pairs,
 # R = images of a block, T = images they are compared with
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import torch
+from numba import njit
 
 from reidge.edge.errors import InputError
 from reidge.train.neighbors import Neighbors, float_blocks
@@ -30,34 +30,23 @@ if TYPE_CHECKING:
 
     from reidge.train.neighbors import SearchConfig
 
+    Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+    """Indices and similarities, `(N, K)`."""
+
 PCA_IMAGES = 20_000
 """Images that the principal components are found from."""
 IMAGES_PER_CELL = 40
 """Images that a cell's centre is found from."""
 ROWS_AT_ONCE = 16_384
 """Images projected, added or searched at a time."""
-DIMENSIONS = (64, 128, 256, 512)
-"""Principal components that may do; the fewest whose candidates can have the recall are taken."""
-CANDIDATES = (2, 4, 8, 16)
-"""Candidates for each neighbour that may be compared; likewise."""
-SPARE = 0.01
-"""Recall that candidates from all cells have above the one wanted, so that some cells do."""
+CANDIDATES = 4
+"""Candidates of the cells for each neighbour, to be compared exactly."""
+MAX_ROUNDS = 6
+"""Times that neighbours of neighbours are looked at; each costs as much as comparing the candidates of the cells."""
+LEAST_GAIN = 0.002
+"""Recall that a round must add for another to be worth its time."""
 ROUNDING = 1e-5
 """Similarities that differ by less are equal: of copies it does not matter which is found."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Images whose true neighbours are known."""
-
-    rows_S: NDArray[np.int64]
-    least_S: NDArray[np.float32]
-    """Similarity of the last of their k neighbours."""
-
-    def recall(self, similarities_SC: NDArray[np.float32], k: int) -> float:
-        """Share of the true neighbours, the image itself not counted, among candidates of these similarities."""
-        found_S = (similarities_SC >= self.least_S[:, None]).sum(axis=1)
-        return float(np.minimum(found_S / max(k - 1, 1), 1).mean())
 
 
 def approximate_neighbors(
@@ -75,28 +64,30 @@ def approximate_neighbors(
         InputError: The index would take more than half of the memory allowed.
     """
     number, rng = len(features_ND), np.random.default_rng(config.seed)
-    projection = Projection.fit(features_ND, config.dimensions or DIMENSIONS[-1], rng)
-    sample, dimensions, candidates = _plan(features_ND, projection, k, config, rng, device)
+    dimensions = min(config.dimensions, features_ND.shape[1])
     needed = number * (2 * dimensions + 8) / 2**30
     if needed > memory_gib / 2:
         raise InputError(
             f"searching {number} images by {dimensions} principal components takes {needed:.1f} GiB, more than half of "
-            f"the {memory_gib:g} allowed. Raise cluster.memory_gib, or set fewer cluster.search.dimensions."
+            f"the {memory_gib:g} allowed. Raise cluster.memory_gib, or lower cluster.search.dimensions."
         )
-    projection = projection.first(dimensions)
-    index = _index(features_ND, projection, config, rng)
-    recall = _widen(features_ND, projection, index, sample, k, candidates, config)
-    indices_NK = np.empty((number, k), dtype=np.int32)
-    similarities_NK = np.empty((number, k), dtype=np.float32)
-    # Images of a cell share candidates, which are then read once for all of them.
-    order_N = np.concatenate([_images_in(index, cell) for cell in range(index.nlist)])
-    for start in range(0, number, ROWS_AT_ONCE):
-        rows_R = order_N[start : start + ROWS_AT_ONCE]
-        candidates_RC = index.search(projection.of(features_ND, rows_R), candidates)[1]
-        indices_NK[rows_R], similarities_NK[rows_R] = _nearest(features_ND, rows_R, candidates_RC, k, device)
-        if searched is not None:
-            searched(len(rows_R))
-    return Neighbors(indices_NK=indices_NK, similarities_NK=similarities_NK, recall=recall)
+    sample_S = np.sort(rng.choice(number, min(config.sample, number), replace=False))
+    least_S = _true_neighbors(features_ND, sample_S, k, device)[1][:, -1] - ROUNDING
+
+    def recall(similarities_NK: NDArray[np.float32]) -> float:
+        found_S = (similarities_NK[sample_S, 1:] >= least_S[:, None]).mean(axis=1)
+        return float(found_S.mean()) if k > 1 else 1.0
+
+    order_N, found = _by_cells(features_ND, k, config, rng, device, searched)
+    reached = recall(found[1])
+    for _ in range(MAX_ROUNDS):
+        if reached >= config.min_recall:
+            break
+        found = _through_each_other(features_ND, order_N, found[0])
+        last, reached = reached, recall(found[1])
+        if reached < last + LEAST_GAIN:
+            break
+    return Neighbors(indices_NK=found[0], similarities_NK=found[1], recall=reached)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +104,7 @@ class Projection:
         x_SD = _rows(features_ND, drawn_S)
         mean_D = x_SD.mean(dim=0)
         x_SD -= mean_D
-        axes_DD = torch.linalg.eigh(x_SD.T @ x_SD)[1].flip(1)  # the largest first
-        return cls(mean_D=mean_D, axes_DP=axes_DD[:, :dimensions])
-
-    def first(self, dimensions: int) -> Projection:
-        """Keep the first components alone."""
-        return Projection(mean_D=self.mean_D, axes_DP=self.axes_DP[:, :dimensions].contiguous())
+        return cls(mean_D=mean_D, axes_DP=torch.linalg.eigh(x_SD.T @ x_SD)[1][:, -dimensions:])  # ascending
 
     def of(self, features_ND: Tensor, rows_R: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Project some rows, `(R, P)`."""
@@ -153,68 +139,72 @@ def _images_in(index: faiss.IndexIVF, cell: int) -> NDArray[np.int64]:
     return np.asarray(faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell)).copy())
 
 
-def _plan(
+def _by_cells(
     features_ND: Tensor,
-    projection: Projection,
     k: int,
     config: SearchConfig,
     rng: np.random.Generator,
     device: torch.device,
-) -> tuple[Sample, int, int]:
-    """Find the true neighbours of a sample, and how many components and candidates suffice to have them."""
+    searched: Callable[[int], object] | None,
+) -> tuple[NDArray[np.int64], Found]:
+    """Find neighbours in the cells around each image; also return the images in the order of their cells."""
     number = len(features_ND)
-    rows_S = np.sort(rng.choice(number, min(config.sample, number), replace=False))
-    least_S = _true_neighbors(features_ND, rows_S, k, device)[1][:, -1] - ROUNDING
-    sample = Sample(rows_S=rows_S, least_S=least_S)
-    largest = projection.axes_DP.shape[1]
-    sizes = sorted({min(size, largest) for size in DIMENSIONS} if config.dimensions is None else {largest})
-    most = min(CANDIDATES[-1] * k, number)
-    for dimensions in sizes:
-        candidates_SC = _nearest_projections(features_ND, projection.first(dimensions), rows_S, most, device)
-        similarities_SC = _compare(features_ND, rows_S, candidates_SC)
-        for candidates in (min(share * k, number) for share in CANDIDATES):
-            if sample.recall(similarities_SC[:, :candidates], k) >= min(config.min_recall + SPARE, 1):
-                return sample, dimensions, candidates
-    return sample, sizes[-1], most
+    projection = Projection.fit(features_ND, config.dimensions, rng)
+    index = _index(features_ND, projection, config, rng)
+    index.nprobe = max(1, min(index.nlist, round(config.compared * index.nlist / number)))
+    indices_NK, similarities_NK = np.empty((number, k), dtype=np.int32), np.empty((number, k), dtype=np.float32)
+    # Images of a cell share candidates, which are then read once for all of them.
+    order_N = np.concatenate([_images_in(index, cell) for cell in range(index.nlist)])
+    for start in range(0, number, ROWS_AT_ONCE):
+        rows_R = order_N[start : start + ROWS_AT_ONCE]
+        candidates_RC = index.search(projection.of(features_ND, rows_R), min(CANDIDATES * k, number))[1]
+        indices_NK[rows_R], similarities_NK[rows_R] = _nearest(features_ND, rows_R, candidates_RC, k, device)
+        if searched is not None:
+            searched(len(rows_R))
+    return order_N, (indices_NK, similarities_NK)
 
 
-def _nearest_projections(
-    features_ND: Tensor, projection: Projection, rows_R: NDArray[np.int64], count: int, device: torch.device
-) -> NDArray[np.int64]:
-    """Compare the projections of some images with those of all, `(R, C)`, the nearest first."""
-    queries_RP = torch.from_numpy(projection.of(features_ND, rows_R)).to(device)
-    best_RC = torch.full((len(rows_R), 0), torch.inf, device=device)
-    indices_RC = torch.zeros((len(rows_R), 0), dtype=torch.int64, device=device)
-    for start in range(0, len(features_ND), ROWS_AT_ONCE):
-        rows_T = np.arange(start, min(start + ROWS_AT_ONCE, len(features_ND)))
-        others_TP = torch.from_numpy(projection.of(features_ND, rows_T)).to(device)
-        distances_RT = others_TP.square().sum(dim=1) - 2 * queries_RP @ others_TP.T  # but for the query's own square
-        both_RC = torch.cat([best_RC, distances_RT], dim=1)
-        best_RC, places_RC = both_RC.topk(min(count, both_RC.shape[1]), dim=1, largest=False)
-        columns_RT = torch.from_numpy(rows_T).to(device).expand(len(rows_R), -1)
-        indices_RC = torch.cat([indices_RC, columns_RT], dim=1).gather(1, places_RC)
-    return indices_RC.cpu().numpy()
+def _through_each_other(features_ND: Tensor, order_N: NDArray[np.int64], indices_NK: NDArray[np.int32]) -> Found:
+    """Look among the neighbours of each image's neighbours."""
+    found_NK = np.empty_like(indices_NK)
+    similarities_NK = np.empty(indices_NK.shape, dtype=np.float32)
+    for start in range(0, len(order_N), ROWS_AT_ONCE // 4):
+        rows_R = order_N[start : start + ROWS_AT_ONCE // 4]
+        starts, others_E = _neighbours_of_neighbours(indices_NK, rows_R)
+        similarities_E = pair_similarities(features_ND, rows_R, starts, others_E)
+        _keep_nearest(rows_R, starts, others_E, similarities_E, found_NK, similarities_NK)
+    return found_NK, similarities_NK
 
 
-def _widen(
-    features_ND: Tensor,
-    projection: Projection,
-    index: faiss.IndexIVF,
-    sample: Sample,
-    k: int,
-    candidates: int,
-    config: SearchConfig,
-) -> float:
-    """Let the index search more cells until the sample has the recall, or enough is enough; return what it has."""
-    queries_SP = projection.of(features_ND, sample.rows_S)
-    most = max(1, min(index.nlist, config.max_compared * index.nlist // len(features_ND)))
-    index.nprobe = 1
-    while True:
-        candidates_SC = index.search(queries_SP, candidates)[1]
-        recall = sample.recall(_compare(features_ND, sample.rows_S, candidates_SC), k)
-        if recall >= config.min_recall or index.nprobe >= most:
-            return recall
-        index.nprobe = min(math.ceil(1.5 * index.nprobe), most)
+@njit
+def _neighbours_of_neighbours(indices, rows):  # type: ignore[no-untyped-def]
+    """Return where each row's begin, and which they are, the image itself left out."""
+    k = indices.shape[1]
+    starts = np.zeros(len(rows) + 1, dtype=np.int64)
+    others = np.empty(len(rows) * k * k, dtype=np.int32)
+    seen = np.full(len(indices), -1, dtype=np.int32)
+    size = 0
+    for r in range(len(rows)):
+        seen[rows[r]] = r
+        for neighbour in indices[rows[r]]:
+            for other in indices[neighbour]:
+                if seen[other] != r:
+                    seen[other] = r
+                    others[size] = other
+                    size += 1
+        starts[r + 1] = size
+    return starts, others[:size]
+
+
+@njit
+def _keep_nearest(rows, starts, others, similarities, found, found_similarities):  # type: ignore[no-untyped-def]
+    k = found.shape[1]
+    for r in range(len(rows)):
+        found[rows[r], 0], found_similarities[rows[r], 0] = rows[r], 1
+        order = np.argsort(-similarities[starts[r] : starts[r + 1]], kind="mergesort")[: k - 1]
+        for place in range(k - 1):
+            found[rows[r], place + 1] = others[starts[r] + order[place]]
+            found_similarities[rows[r], place + 1] = similarities[starts[r] + order[place]]
 
 
 def _true_neighbors(
@@ -241,7 +231,8 @@ def _compare(features_ND: Tensor, rows_R: NDArray[np.int64], candidates_RC: NDAr
     missing_RC = (candidates_RC < 0) | (candidates_RC == rows_R[:, None])
     others_P = np.where(missing_RC, rows_R[:, None], candidates_RC).astype(np.int32).ravel()
     starts = np.arange(len(rows_R) + 1, dtype=np.int64) * candidates_RC.shape[1]
-    similarities_RC = pair_similarities(features_ND, rows_R, starts, others_P).reshape(candidates_RC.shape)
+    similarities_RC = pair_similarities(features_ND, rows_R, starts, others_P)
+    similarities_RC = similarities_RC.reshape(candidates_RC.shape)
     similarities_RC[missing_RC] = -np.inf
     return similarities_RC
 

@@ -39,16 +39,14 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     """Images up to which all pairs are compared. Above, only images of nearby cells are, and their similarities are
     computed from the whole embeddings. None: 100,000 on a CPU, 2,000,000 on a GPU."""
     min_recall: float = Field(0.98, gt=0, le=1)
-    """Share of the true neighbours that a search of cells is to find; more cells are searched until a sample of the
-    images has it, or `max_compared` ends it."""
-    dimensions: int | None = Field(None, ge=1)
-    """Principal components that cells and candidates are found by; None: as few of 64, 128, 256 or 512 as have the
-    recall."""
+    """Share of the true neighbours to be found. While a sample of the images has less, each image looks among its
+    neighbours' neighbours."""
+    dimensions: int = Field(128, ge=1)
+    """Principal components that cells are made of."""
     cells: int | None = Field(None, ge=1)
     """Into how many the space is divided; None: four times the square root of the number of images."""
-    max_compared: int = Field(50_000, ge=1)
-    """Images of the cells searched for one image, at most: where neighbours are strewn over the whole space, no search
-    of cells finds them all, and this ends the attempt."""
+    compared: int = Field(8192, ge=1)
+    """Images in the cells that are searched for one image, about."""
     sample: int = Field(500, ge=1)
     """Images whose true neighbours are searched for the recall."""
     seed: int = Field(0, ge=0)

@@ -128,8 +128,8 @@ def _clustered(run: Run, features_ND: Tensor, config: ClusterConfig, *, eps: flo
         clustering = cluster(features_ND, config, eps=eps, seed=seed, device=run.device, searched=progress.advance)
     if clustering.recall is not None and clustering.recall < config.search.min_recall:
         run.warn(
-            f"the search found {clustering.recall:.1%} of the true neighbours, on a sample: they lie too far apart for "
-            f"{config.search.max_compared:,} comparisons an image. For more, raise cluster.search.max_compared"
+            f"the search found {clustering.recall:.1%} of the true neighbours, on a sample. For more, raise "
+            "cluster.search.compared"
         )
     elif clustering.recall is not None:
         run.say(f"the search found {clustering.recall:.1%} of the true neighbours, on a sample")

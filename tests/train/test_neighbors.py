@@ -136,7 +136,7 @@ def test_searching_all_cells_by_all_components_misses_nothing() -> None:
 
 def test_a_search_that_cannot_have_the_recall_ends_and_says_what_it_has() -> None:
     strewn = unit(2000, width=200)
-    config = SearchConfig(exact_up_to=0, dimensions=4, max_compared=200)
+    config = SearchConfig(exact_up_to=0, dimensions=4, compared=20, min_recall=1)
     recall = nearest_neighbors(strewn, 10, config=config).recall
     assert recall is not None
     assert 0 < recall < 0.5

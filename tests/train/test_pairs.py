@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch.nn import functional
 
 from reidge.train import pairs
@@ -28,3 +29,17 @@ def test_similarities_of_pairs_are_those_of_their_rows(
 def test_no_pairs_have_no_similarities() -> None:
     none = pair_similarities(torch.eye(3), np.arange(2), np.zeros(3, dtype=np.int64), np.empty(0, dtype=np.int32))
     assert none.shape == (0,)
+
+
+@pytest.mark.parametrize("in_hardware", [False, pairs.HALF_IN_HARDWARE])
+def test_every_finite_float16_is_read_right(in_hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "HALF_IN_HARDWARE", in_hardware)
+    compiled = njit(pairs._half_dots.py_func)  # anew, for the processor at hand
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    finite = bits[np.isfinite(bits.view(np.float16))]
+    one = np.float16(1).view(np.uint16)
+    rows = np.concatenate([[one], finite])[:, None]  # the first is compared with all others
+    read = np.empty(len(finite), dtype=np.float32)
+    others = np.arange(1, len(rows), dtype=np.int32)
+    compiled(rows, np.array([0]), np.array([0, len(finite)]), others, read)
+    np.testing.assert_array_equal(read, finite.view(np.float16).astype(np.float32))
