@@ -144,6 +144,7 @@ def _train_epoch(run: Run, progression: Progression) -> EpochRecord:
         agreement=labelling.agreement,
         silhouette=labelling.silhouette,
         tracklets=labelling.tracklets,
+        recall=labelling.recall,
     )
     return _evaluated(run, record)
 

@@ -76,6 +76,8 @@ class EpochRecord:
     silhouette: float | None = None
     tracklets: float | None = None
     """How far tracklets stay whole in the clustering."""
+    recall: float | None = None
+    """Share of the true neighbours that the clustering was made from; None where all pairs were compared."""
 
 
 @dataclass(slots=True, kw_only=True)
