@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.metrics import adjusted_rand_score
 
 from reidge.train.labels import OUTLIER
 from reidge.train.memory import cluster_sums
@@ -31,11 +32,7 @@ def agreement(labels_N: NDArray[np.int64], previous_N: NDArray[np.int64]) -> flo
     labels, previous = labels_N[both_N], previous_N[both_N]
     if len(labels) < 2:
         return None
-    together = _pairs(np.unique(labels * (previous.max() + 1) + previous, return_counts=True)[1])
-    now, before, all_pairs = _pairs(np.bincount(labels)), _pairs(np.bincount(previous)), _pairs(np.array([len(labels)]))
-    by_chance, at_most = now * before / all_pairs, (now + before) / 2
-    # At most what chance gives where both have one cluster of all, or none of two: the same either way.
-    return 1.0 if at_most == by_chance else (together - by_chance) / (at_most - by_chance)
+    return float(adjusted_rand_score(previous, labels))
 
 
 def silhouette(
