@@ -9,11 +9,15 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reidge.edge.errors import InputError
+from reidge.train import minima_torch
 from reidge.train.jaccard import jaccard_distances
 from reidge.train.jaccard_torch import jaccard_distances_torch
 from reidge.train.neighbors import Neighbors, nearest_neighbors
+from reidge.train.sparse import TooManyEntries
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from scipy.sparse import csr_matrix
@@ -29,17 +33,6 @@ def people(count: int, each: int, *, noise: float = 0.2) -> torch.Tensor:
 
 def nearest(features_ND: torch.Tensor, columns: int) -> torch.Tensor:
     return torch.from_numpy(nearest_neighbors(features_ND, min(columns, len(features_ND))).indices_NK).long()
-
-
-def with_hubs(hubs: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forty people ten times, and images that each of these finds right behind itself."""
-    people_ND = people(40, 10)
-    middle_D = people_ND.mean(dim=0)
-    features_ND = torch.cat([people_ND, functional.normalize(middle_D + 0.01 * torch.eye(64)[:hubs], dim=1)])
-    ranking_NK = nearest(features_ND, 12)
-    # A hub finds whom it finds; so that all its neighbourhoods are mutual it would need a row of all images.
-    ranking_NK[:400, 1 : 1 + hubs] = torch.arange(400, 400 + hubs)
-    return features_ND, ranking_NK
 
 
 def on_torch(features_ND: torch.Tensor, ranking_NK: torch.Tensor, **changes: Any) -> csr_matrix:
@@ -110,11 +103,11 @@ def test_float16_in_a_file_gives_the_distances_of_its_values(tmp_path: Path) -> 
     )
 
 
-class Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that are alive, and the most there were."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive: set[int] = set()
         self.held = self.most = 0
 
@@ -135,13 +128,78 @@ class Peak(TorchDispatchMode):
 
 
 def test_memory_stays_within_the_bound_and_blocks_change_nothing() -> None:
-    features_ND = people(60, 10)
-    ranking_NK = nearest(features_ND, 30)
-    whole = on_torch(features_ND, ranking_NK, k1=30, k2=6)
+    features_ND = people(40, 10)
+    ranking_NK = nearest(features_ND, 20)
     with Peak() as plenty:
-        on_torch(features_ND, ranking_NK, k1=30, k2=6)
-    bound = 8 * 2**20
-    assert plenty.most > 2 * bound
+        whole = on_torch(features_ND, ranking_NK, k1=20, k2=6)
+    bound = 3 * 2**20
+    assert plenty.most > 4 * bound
     with Peak() as peak:
-        same(on_torch(features_ND, ranking_NK, k1=30, k2=6, max_bytes=bound), whole)
-    assert bound / 8 < peak.most < bound
+        same(on_torch(features_ND, ranking_NK, k1=20, k2=6, max_bytes=bound), whole)
+    assert bound / 4 < peak.most < bound
+
+
+@pytest.mark.parametrize("heavy", [100, 20, 5])
+def test_hubs_near_everything_change_no_distance(heavy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    people_ND = people(40, 10)
+    hubs_ND = functional.normalize(people_ND.mean(dim=0) + 0.01 * torch.eye(64)[:2], dim=1)
+    features_ND = torch.cat([people_ND, hubs_ND])
+    ranking_NK = nearest(features_ND, 12)
+    # Each image finds both hubs right behind itself, so that query expansion spreads their neighbourhoods to all.
+    others_NK = nearest(people_ND, 10)
+    ranking_NK[:400] = torch.cat([others_NK[:, :1], torch.tensor([[400, 401]] * 400), others_NK[:, 1:]], dim=1)
+    plain = on_torch(features_ND, ranking_NK, k2=6)
+    same(plain, on_cores(features_ND, ranking_NK, k2=6), atol=1e-6)
+    monkeypatch.setattr(minima_torch, "HEAVY", heavy)
+    same(on_torch(features_ND, ranking_NK, k2=6), plain)
+
+
+def test_every_tensor_is_made_on_the_device_of_the_ranking() -> None:
+    features_ND = people(20, 10)
+    ranking_NK = nearest(features_ND, 12)
+    here = on_torch(features_ND, ranking_NK)
+    with torch.device("meta"):  # a tensor made without a device would hold nothing
+        same(on_torch(features_ND, ranking_NK), here)
+
+
+@pytest.fixture
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_deterministic")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_the_same_bits_each_time_and_the_distances_of_the_cores() -> None:
+    features_ND = people(200, 15)
+    ranking_NK = nearest(features_ND, 30)
+    first = on_torch(features_ND.cuda(), ranking_NK.cuda(), k1=30, k2=6)
+    same(first, on_torch(features_ND.cuda(), ranking_NK.cuda(), k1=30, k2=6))
+    same(first, on_torch(features_ND, ranking_NK.cuda(), k1=30, k2=6))
+    same(first, on_cores(features_ND, ranking_NK, k1=30, k2=6), atol=1e-6)
+
+
+def test_a_ranking_of_other_features_is_refused() -> None:
+    features_ND = people(4, 5)
+    ranking_NK = nearest(features_ND, 12)
+    with pytest.raises(InputError, match=r"ranking of shape \(20, 12\) for the features of 19 images"):
+        on_torch(features_ND[:19], ranking_NK)
+    with pytest.raises(InputError, match="each image and 13 columns"):
+        on_torch(features_ND, ranking_NK, k1=13)
+    with pytest.raises(InputError, match=r"from 1 to 20: wants int64, numbers of images from 0 to 19"):
+        on_torch(features_ND, ranking_NK + 1)
+    with pytest.raises(InputError, match=r"ranking of torch\.int32"):
+        on_torch(features_ND, ranking_NK.int())
+    with pytest.raises(InputError, match="features of 0 images"):
+        on_torch(features_ND[:0], ranking_NK[:0])
+
+
+def test_copies_without_bound_end_within_the_memory_allowed() -> None:
+    copies_ND = torch.cat([people(1, 1).repeat(600, 1), people(30, 10)])
+    ranking_NK = torch.arange(900)[:, None].repeat(1, 12)
+    ranking_NK[:600, 1:] = torch.arange(11)  # every copy finds the same few, and is near all others
+    assert on_torch(copies_ND, ranking_NK, k2=6, max_bytes=2**24).nnz > 500 * 500
+    for bound in (2**22, 2**16, 2**10):
+        with pytest.raises(TooManyEntries):
+            on_torch(copies_ND, ranking_NK, k2=6, max_bytes=bound)
