@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidge.train.cluster import OUTLIER
+from reidge.train.features import take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ class ClusterAttention(nn.Module):
         parts = []
         for start in range(0, len(members), CLUSTERS_AT_ONCE):
             indices_CM, present_CM = _padded(members[start : start + CLUSTERS_AT_ONCE])
-            z_CMD, _ = self(features_ND[indices_CM], present_CM)
+            z_CMD, _ = self(take(features_ND, indices_CM, indices_CM.device), present_CM)
             parts.append((z_CMD * present_CM[:, :, None]).sum(dim=1) / present_CM.sum(dim=1, keepdim=True))
         return torch.cat(parts)
 
@@ -133,12 +134,14 @@ def train_attention(
         temperature: Of the contrast.
         rng: Draws the clusters of each step.
     """
-    plain_KD = functional.normalize(torch.stack([features_ND[images].mean(dim=0) for images in members]), dim=1)
+    plain_KD = functional.normalize(
+        torch.stack([take(features_ND, images, images.device).mean(dim=0) for images in members]), dim=1
+    )
     optimizer = torch.optim.Adam(attention.parameters(), lr=config.lr)
     for _ in range(config.steps):
         chosen = rng.choice(len(members), min(CLUSTERS_AT_ONCE, len(members)), replace=False)
         indices_CM, present_CM = _padded([members[k] for k in chosen])
-        z_CMD, _ = attention(features_ND[indices_CM], present_CM)
+        z_CMD, _ = attention(take(features_ND, indices_CM, indices_CM.device), present_CM)
         z_BD = functional.normalize(z_CMD[present_CM], dim=1)
         labels_CM = torch.from_numpy(chosen).to(z_BD.device)[:, None].expand(present_CM.shape)
         loss = functional.cross_entropy(z_BD @ plain_KD.T / temperature, labels_CM[present_CM])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -40,6 +41,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)  # noqa: PTH105 - atomic on POSIX, and what this function is about
     finally:
         partial.unlink(missing_ok=True)
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """Return a name that two encoders share only if all their weights are the same."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
+from torch.nn import functional
 
+from reidge.train.features import take
 from reidge.train.labels import OUTLIER
 from reidge.train.memory import cluster_sums
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 4096
 """Images that `silhouette` looks at, at most."""
+CLUSTERS_AT_ONCE = 2048
+"""Clusters they are compared with at a time: 32 MiB of distances."""
 
 
 def agreement(labels_N: NDArray[np.int64], previous_N: NDArray[np.int64]) -> float | None:
@@ -58,13 +62,16 @@ def silhouette(
     if not len(paired):
         return None
     drawn_S = torch.from_numpy(np.sort(rng.choice(paired, min(sample, len(paired)), replace=False)))
-    x_SD = features_ND[drawn_S.to(features_ND.device)]
+    x_SD = take(features_ND, drawn_S, features_ND.device)
     own_S = torch.from_numpy(labels_N)[drawn_S].to(features_ND.device)
-    distances_SK = 1 - x_SD @ torch.nn.functional.normalize(sums_KD, dim=1).T
-    others_SD = torch.nn.functional.normalize(sums_KD[own_S] - x_SD, dim=1)
+    others_SD = functional.normalize(sums_KD[own_S] - x_SD, dim=1)
     within_S = 1 - (x_SD * others_SD).sum(dim=1)
-    distances_SK[torch.arange(len(x_SD), device=x_SD.device), own_S] = torch.inf
-    between_S = distances_SK.min(dim=1).values
+    between_S = torch.full_like(within_S, torch.inf)
+    for start in range(0, len(sums_KD), CLUSTERS_AT_ONCE):
+        stop = min(start + CLUSTERS_AT_ONCE, len(sums_KD))
+        distances_SK = 1 - x_SD @ functional.normalize(sums_KD[start:stop], dim=1).T
+        distances_SK[own_S[:, None] == torch.arange(start, stop, device=own_S.device)] = torch.inf
+        between_S = torch.minimum(between_S, distances_SK.min(dim=1).values)
     larger_S = torch.maximum(within_S, between_S).clamp_min(1e-12)
     return float(((between_S - within_S) / larger_S).mean())
 

@@ -94,6 +94,11 @@ class World:
             distributed.all_gather_object(found, found[0])
         return frozenset().union(*found)
 
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
     def share_buffers(self, network: nn.Module) -> None:
         """Give every process the batch-norm statistics of the leading one, which saw the first group of each batch."""
         if self.size > 1:

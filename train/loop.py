@@ -15,10 +15,11 @@ import torch
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.train import run_folder
 from reidge.train.batches import Batch, read_batches
-from reidge.train.checkpoint import load_encoder
+from reidge.train.checkpoint import load_encoder, weights_hash
 from reidge.train.cluster import OUTLIER, num_clusters
 from reidge.train.distributed import open_world
 from reidge.train.evaluate import evaluate_split
+from reidge.train.features import all_finite, map_features, open_writer, remove_features
 from reidge.train.objective import Objective, open_objective
 from reidge.train.pseudo_labels import Labelling, pseudo_labels, scored_clusters
 from reidge.train.report import write_report
@@ -27,6 +28,7 @@ from reidge.train.run_folder import EpochRecord, Progression
 from reidge.train.tensorboard import write_scalars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -110,6 +112,7 @@ def train(
         features_ND = _extract(run, recipe.total_epochs - 1) if scored else None  # by every process
         if world.leads:
             _finish(run, progression, features_ND)
+            remove_features(run_dir)
         return _summary(run, progression)
 
 
@@ -150,18 +153,41 @@ def _train_epoch(run: Run, progression: Progression) -> EpochRecord:
 
 
 def _extract(run: Run, epoch: int) -> Tensor:
-    """Embed every crop without augmentation, in the order of the images; the result is on the run's device."""
+    """Embed every crop without augmentation, in the order of the images.
+
+    Returns:
+        `(N, D)`: float32 on the run's device or, where that would take too much memory, float16 in a file.
+    """
     rows = run.world.part(len(run.images))
-    features_ND = np.empty((rows.stop - rows.start, run.encoder.embedding_dim), dtype=np.float32)
-    with run.progress(epoch, "extract", total=len(features_ND), unit="crops") as progress:
-        for start in range(0, len(features_ND), CROPS_AT_ONCE):
-            indices_B = np.arange(start, min(start + CROPS_AT_ONCE, len(features_ND)))
-            features_ND[indices_B] = run.embed(run.images.take(indices_B + rows.start))
-            progress.advance(len(indices_B))
-    gathered_ND = run.world.gather(torch.from_numpy(features_ND).to(run.device), len(run.images))
-    if not gathered_ND.isfinite().all():
+    if run.features_in_memory:
+        features_ND = np.empty((rows.stop - rows.start, run.encoder.embedding_dim), dtype=np.float32)
+        for part, x_RD in _embedded(run, epoch, rows):
+            features_ND[part] = x_RD
+        gathered_ND = run.world.gather(torch.from_numpy(features_ND).to(run.device), len(run.images))
+    else:
+        shape = (len(run.images), run.encoder.embedding_dim)
+        key = f"{weights_hash(run.encoder)} {run.images.fingerprint()}"
+        with open_writer(run.run_dir, shape, rows, key=key) as writer:
+            for _, x_RD in _embedded(run, epoch, rows, done=writer.done):
+                writer.write(x_RD)
+        run.world.wait()
+        gathered_ND = map_features(run.run_dir, shape)
+    if not all_finite(gathered_ND):
         raise ReidgeError(_diverged(run, epoch - 1, "embeddings are not finite after epoch"))
     return gathered_ND
+
+
+def _embedded(
+    run: Run, epoch: int, rows: slice, *, done: int = 0
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield the embeddings of this process's crops, but for the first `done`, and their numbers among its own."""
+    total = rows.stop - rows.start
+    with run.progress(epoch, "extract", total=total, unit="crops") as progress:
+        progress.advance(done)
+        for start in range(done, total, CROPS_AT_ONCE):
+            indices_B = np.arange(start, min(start + CROPS_AT_ONCE, total))
+            yield indices_B, run.embed(run.images.take(indices_B + rows.start))
+            progress.advance(len(indices_B))
 
 
 def _contrast(

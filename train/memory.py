@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from torch.nn import functional
 
 from reidge.train.cluster import OUTLIER
+from reidge.train.features import blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,7 @@ class ClusterMemory:
         temperature: float,
         rule: UpdateRule = "sequential",
         tau: float = 0.09,
+        device: torch.device | None = None,
     ) -> ClusterMemory:
         """Start each centroid as the normalised mean of its cluster; outliers have no say.
 
@@ -83,8 +85,9 @@ class ClusterMemory:
             temperature: Divides the cosine similarities.
             rule: How a batch moves the centroids, see `MemoryConfig`.
             tau: Temperature of the weights of rule `weighted`.
+            device: Of the centroids; None is where the features are.
         """
-        sums_KD = cluster_sums(torch.as_tensor(features_ND), torch.as_tensor(labels_N))
+        sums_KD = cluster_sums(torch.as_tensor(features_ND), torch.as_tensor(labels_N), device)
         # The sum points where the mean does, and only the direction stays.
         return cls(sums_KD, momentum=momentum, temperature=temperature, rule=rule, tau=tau)
 
@@ -165,13 +168,22 @@ class InstanceMemory:
             self.vectors_ND[images] = functional.normalize(moved_BD, dim=1)
 
 
-def cluster_sums(features_ND: Tensor, labels_N: Tensor) -> Tensor:
-    """Add up the features of each cluster, `(K, D)`; outliers have no say."""
-    labels_N = labels_N.to(features_ND.device)
-    kept = labels_N != OUTLIER
-    clusters = int(labels_N.max()) + 1 if kept.any() else 0
-    sums_KD = torch.zeros(clusters, features_ND.shape[1], dtype=features_ND.dtype, device=features_ND.device)
-    return sums_KD.index_add_(0, labels_N[kept], features_ND[kept])
+def cluster_sums(features_ND: Tensor, labels_N: Tensor, device: torch.device | None = None) -> Tensor:
+    """Add up the features of each cluster, `(K, D)` float32; outliers have no say.
+
+    Args:
+        features_ND: In memory or in a file.
+        labels_N: 0 .. K-1 or `OUTLIER`.
+        device: Of the sums; None is where the features are.
+    """
+    device = features_ND.device if device is None else device
+    labels_N = labels_N.to(device)
+    clusters = int(labels_N.max()) + 1 if len(labels_N) else 0
+    sums_KD = torch.zeros(clusters, features_ND.shape[1], device=device)
+    for rows, x_RD in blocks(features_ND, device):
+        kept_R = labels_N[rows] != OUTLIER
+        sums_KD.index_add_(0, labels_N[rows][kept_R], x_RD[kept_R])
+    return sums_KD
 
 
 def _turns(labels_B: Tensor) -> list[Tensor]:

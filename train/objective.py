@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reidge.train.attention import ClusterAttention
     from reidge.train.contrast import ContrastConfig
     from reidge.train.memory import UpdateRule
-    from reidge.train.recipe import Recipe
     from reidge.train.run import Run
 
 
@@ -117,7 +116,7 @@ def open_objective(
     Args:
         run: What the run works with; its attention is trained here.
         epoch: Counted from 0.
-        features_ND: Unit length, on the run's device.
+        features_ND: Unit length, on the run's device or in a file.
         labels_N: Pseudo labels or `OUTLIER`.
         rng: Drawn from in a fixed order.
     """
@@ -126,24 +125,23 @@ def open_objective(
         return Distillation(Relations(run.guides_NT, features_ND, recipe.distil))
     if epoch < recipe.warmup_epochs:
         camera_K = _camera_of_each(labels_N, run.images.camids).to(run.device) if recipe.warmup.within_camera else None
-        return TrackletContrast(_cluster_memory(recipe, features_ND, labels_N, "sequential"), camera_K)
+        return TrackletContrast(_cluster_memory(run, features_ND, labels_N, "sequential"), camera_K)
     if recipe.memory.level == "instance":
         momentum, temperature = recipe.memory.momentum, recipe.memory.temperature
         vectors = InstanceMemory(features_ND, torch.from_numpy(labels_N), momentum=momentum, temperature=temperature)
         return InstanceContrast(vectors, recipe.contrast)
     if run.attention is None:
-        memory = _cluster_memory(recipe, features_ND, labels_N, recipe.memory.rule)
+        memory = _cluster_memory(run, features_ND, labels_N, recipe.memory.rule)
         return ClusterContrast(memory, recipe.contrast, None)
     return _attentive(run, run.attention, features_ND, labels_N, rng)
 
 
-def _cluster_memory(
-    recipe: Recipe, features_ND: Tensor, labels_N: NDArray[np.int64], rule: UpdateRule
-) -> ClusterMemory:
-    config = recipe.memory
+def _cluster_memory(run: Run, features_ND: Tensor, labels_N: NDArray[np.int64], rule: UpdateRule) -> ClusterMemory:
+    config = run.recipe.memory
     return ClusterMemory.from_labels(
-        features_ND, labels_N, momentum=config.momentum, temperature=config.temperature, rule=rule, tau=config.tau
-    )
+        features_ND, labels_N,
+        momentum=config.momentum, temperature=config.temperature, rule=rule, tau=config.tau, device=run.device,
+    )  # fmt: skip
 
 
 def _attentive(
@@ -151,9 +149,9 @@ def _attentive(
 ) -> ClusterContrast:
     """Train the attention on this epoch's clusters, and let it place the centroids where the recipe says so."""
     config, temperature = run.recipe.attention, run.recipe.memory.temperature
-    members = draw_members(labels_N, config.max_members, rng, features_ND.device)
+    members = draw_members(labels_N, config.max_members, rng, run.device)
     train_attention(attention, features_ND, members, config, temperature, rng)
-    memory = _cluster_memory(run.recipe, features_ND, labels_N, run.recipe.memory.rule)
+    memory = _cluster_memory(run, features_ND, labels_N, run.recipe.memory.rule)
     if run.recipe.memory.initialiser == "attention":
         memory.centroids_KD = functional.normalize(attention.prototypes(features_ND, members), dim=1)
     return ClusterContrast(memory, run.recipe.contrast, attention if memory.rule == "dispersion" else None)

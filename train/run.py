@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -63,6 +64,11 @@ class Run:
     optimizer: torch.optim.Optimizer
     device: torch.device
     bfloat16: bool
+
+    @property
+    def features_in_memory(self) -> bool:
+        """Whether the features of all crops take no more than half of what the step between two epochs may take."""
+        return _features_gib(len(self.images), self.encoder.embedding_dim) <= self.recipe.cluster.memory_gib / 2
 
     @property
     def group(self) -> int:
@@ -151,6 +157,7 @@ def open_run(
         crops, recipe.data, size=encoder.input_size, resize=encoder.resize, left_out=left_out, quiet=quiet
     )
     _check_images(recipe, crops, images)
+    _check_memory(recipe, len(images), encoder.embedding_dim)
     if world.size > 1 and recipe.encoder.ghost_batch is None and world.leads:
         print(
             f"warning: batch norm sees the share of each of {world.size} processes instead of the batch. For the same "
@@ -226,6 +233,23 @@ def _check_images(recipe: Recipe, crops: Path, images: TrainingImages) -> None:
         raise InputError(f"{crops} has no tracklets to warm up with. Add --set warmup.epochs=0 and --weights.")
     if len(images) < recipe.cluster.min_samples:
         raise InputError(f"{crops} holds {len(images)} crops, too few to cluster. Harvest more footage.")
+
+
+def _features_gib(images: int, width: int) -> float:
+    """Memory of so many float32 features in GiB."""
+    return 4 * images * width / 2**30
+
+
+def _check_memory(recipe: Recipe, images: int, width: int) -> None:
+    """Refuse what has to hold a vector of each image where these would not be kept in memory."""
+    needed = _features_gib(images, width)
+    whole = "memory.level instance" if recipe.memory.level == "instance" else None
+    whole = "a student" if recipe.distil.encoder is not None else whole
+    if whole is not None and needed > recipe.cluster.memory_gib / 2:
+        raise InputError(
+            f"{whole} holds a vector of each of the {images} crops, {needed:.1f} GiB, more than half of "
+            f"cluster.memory_gib {recipe.cluster.memory_gib:g}. Allow {math.ceil(2 * needed)}, or give fewer crops."
+        )
 
 
 def _encoder(config: EncoderConfig, *, pretrained: bool) -> Encoder:

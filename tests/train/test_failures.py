@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,11 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reidge.edge.errors import InputError
+from reidge.train import loop
 from reidge.train.loop import train
 from reidge.train.recipe import load_recipe
+from reidge.train.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 RECIPE = (
     "encoder.input_size=[64, 32]", "warmup.epochs=1", "warmup.iters=2", "loop.epochs=2", "loop.iters=2",
@@ -83,3 +90,65 @@ def test_a_run_struck_while_saving_goes_on_from_the_last_whole_epoch(
     train(load_recipe("quick", RECIPE), crops, run_dir, resume=True)
     resumed = load_file(run_dir / "encoder.safetensors")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in untouched.items())
+
+
+ON_DISK = (*RECIPE, "cluster.memory_gib=2e-4")
+"""64 embeddings of 512 dimensions take 1.2e-4 GiB as float32."""
+# As above; the blow is struck in the second extraction, when a quarter of it is durable.
+EXTRACTING = """
+import os, signal, sys
+import torch
+from reidge.cli.main import main
+from reidge.train import features, loop
+
+torch.set_num_threads(1)
+loop.CROPS_AT_ONCE = features.SAVE_EVERY = 16
+write, written = features.FeatureWriter.write, 0
+
+def count(writer, x_RD):
+    global written
+    write(writer, x_RD)
+    written += 1
+    if written == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+features.FeatureWriter.write = count
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_killed_in_mid_extraction_goes_on_in_the_middle(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CROPS_AT_ONCE", 16)
+    recipe, run_dir = load_recipe("quick", ON_DISK), tmp_path / "run"
+    train(recipe, crops, tmp_path / "untouched")
+    sets = [word for override in ON_DISK for word in ("--set", override)]
+    command = [sys.executable, "-c", EXTRACTING, "train", str(crops), "--output", str(run_dir), *sets]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == -signal.SIGKILL
+    assert json.loads((run_dir / "features.f16.0.json").read_text())["done"] == 16
+
+    embedded: list[int] = []
+    embed = Run.embed
+
+    def counted(run: Run, x_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        embedded.append(len(x_BHW3))
+        return embed(run, x_BHW3)
+
+    monkeypatch.setattr(Run, "embed", counted)
+    train(recipe, crops, run_dir, resume=True)
+    assert sum(embedded) == 48 + 64  # what was missing of the second extraction, and the third
+    resumed, untouched = (load_file(folder / "encoder.safetensors") for folder in (run_dir, tmp_path / "untouched"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in untouched.items())
+    assert not list(run_dir.glob("features*"))
+
+
+@pytest.mark.parametrize("override", ["memory.level=instance", "distil.encoder={run}"])
+def test_what_needs_every_vector_in_memory_is_refused_before_training(
+    override: str, crops: Path, tmp_path: Path
+) -> None:
+    if "run" in override:
+        train(load_recipe("quick", RECIPE), crops, tmp_path / "taught")
+    recipe = load_recipe("quick", [*ON_DISK, override.format(run=tmp_path / "taught")])
+    with pytest.raises(InputError, match=r"vector of each of the 64 crops, .* cluster\.memory_gib 0\.0002\. Allow 1"):
+        train(recipe, crops, tmp_path / "run")
