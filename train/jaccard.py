@@ -15,6 +15,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from reidge.edge.errors import InputError
+from reidge.train.jaccard_torch import jaccard_distances_torch
 from reidge.train.minima import MinimaIndex
 from reidge.train.neighbors import check_features, nearest_neighbors
 from reidge.train.reciprocal import averaged, expanded_sets, weigh
@@ -78,8 +79,18 @@ def jaccard_distances(
     if neighbors is None:
         neighbors = nearest_neighbors(features_ND, columns, device=device, memory_gib=memory_gib)
     ranking_NK = _ranking(neighbors.indices_NK, len(features_ND), columns)
+    memory = int(memory_gib * GIB)
     try:
-        return _distances(features_ND, ranking_NK, round(k1 / 2) + 1, k2, max_distance, int(memory_gib * GIB))
+        if device.type == "cpu":
+            return _distances(features_ND, ranking_NK, round(k1 / 2) + 1, k2, max_distance, memory)
+        return jaccard_distances_torch(
+            features_ND,
+            torch.from_numpy(ranking_NK).to(device, torch.int64),
+            k1=k1,
+            k2=k2,
+            max_distance=max_distance,
+            max_bytes=memory,
+        )
     except TooManyEntries:
         raise InputError(
             f"the distances up to {max_distance:.3g} of {len(features_ND)} images take more than {memory_gib:g} GiB. "

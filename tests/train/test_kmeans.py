@@ -44,3 +44,8 @@ def test_copies_cannot_fill_more_clusters_than_there_are_images_to_tell_apart() 
 def test_each_image_may_be_a_cluster() -> None:
     assert len(set(kmeans(unit(6, seed=6), 6, seed=0))) == 6
     assert kmeans(unit(1, seed=6), 1, seed=0).tolist() == [0]
+
+
+def test_float16_gives_the_clusters_of_its_values() -> None:
+    features = unit(300, seed=7).half()
+    np.testing.assert_array_equal(kmeans(features, 20, seed=0), kmeans(features.float(), 20, seed=0))
