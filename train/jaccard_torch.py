@@ -45,13 +45,7 @@ ROUNDING = 1e-6
 
 
 def jaccard_distances_torch(
-    features_ND: Tensor,
-    ranking_NK: Tensor,
-    *,
-    k1: int,
-    k2: int,
-    max_distance: float,
-    max_bytes: int,
+    features_ND: Tensor, ranking_NK: Tensor, *, k1: int, k2: int, max_distance: float, max_bytes: int
 ) -> csr_matrix:
     """Return the k-reciprocal Jaccard distances up to `max_distance`, computed on the device of the ranking.
 
@@ -61,7 +55,7 @@ def jaccard_distances_torch(
     its light columns alone. What the pairs thus found share in heavy columns is added, so that no distance changes.
 
     Args:
-        features_ND: Unit length, float32 or float16, on any device or in a file.
+        features_ND: Unit length, float32 or float16, on any device or in a file; as the settings, checked before.
         ranking_NK: int64, the image itself and its nearest; the first k1 columns count.
         k1: Columns of the ranking, the image itself included; of N images at most N are used, as published.
         k2: Rows averaged in query expansion, the image itself included; 1 switches it off.
@@ -116,11 +110,12 @@ def _neighbourhoods(
     def compute(first: int, last: int) -> Block:
         members_RM = _expanded(ranking_NK, mutual_NK, mutual_NH, first, last)
         is_member_RM = members_RM < len(ranking_NK)
-        rows_E, columns_E = is_member_RM.nonzero()[:, 0] + first, members_RM[is_member_RM]
+        places = is_member_RM.nonzero(as_tuple=True)  # once: the CPU waits for the GPU to know how many
+        columns_E = members_RM[places]
         weights_RM = torch.full(members_RM.shape, -torch.inf, device=members_RM.device)
         # The squared distance of unit vectors is 2 - 2 s, and the 2 cancels in the softmax.
-        weights_RM[is_member_RM] = 2 * _similarities(features_ND, rows_E, columns_E, block_bytes)
-        return is_member_RM.sum(dim=1), columns_E.int(), weights_RM.softmax(dim=1)[is_member_RM]
+        weights_RM[places] = 2 * _similarities(features_ND, places[0] + first, columns_E, block_bytes)
+        return is_member_RM.sum(dim=1), columns_E.int(), weights_RM.softmax(dim=1)[places]
 
     return make_device_rows(compute, blocks, max_entries=max_entries)
 
@@ -192,13 +187,13 @@ def _distances(index: DeviceMinima, max_distance: float, max_entries: int) -> cs
     for pairs in index.near(2 * (1 - max_distance) / (2 - max_distance) - ROUNDING):
         distances_U = (1 - pairs.sums_U / (2 - pairs.sums_U)).clamp_(min=0).float()
         distances_U[pairs.others_U == pairs.rows_U + pairs.first] = 0
-        near_U = distances_U <= np.float32(max_distance)
-        made += int(near_U.sum())
+        near = (distances_U <= float(np.float32(max_distance))).nonzero(as_tuple=True)
+        made += len(near[0])
         if made > max_entries:
             raise TooManyEntries
-        counts.append(torch.bincount(pairs.rows_U[near_U], minlength=pairs.last - pairs.first).cpu().numpy())
-        columns.append(pairs.others_U[near_U].int().cpu().numpy())
-        values.append(distances_U[near_U].cpu().numpy())
+        counts.append(torch.bincount(pairs.rows_U[near], minlength=pairs.last - pairs.first).cpu().numpy())
+        columns.append(pairs.others_U[near].int().cpu().numpy())
+        values.append(distances_U[near].cpu().numpy())
     starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
     number = len(index.rows)
     return csr_matrix((np.concatenate(values), np.concatenate(columns), starts), shape=(number, number))

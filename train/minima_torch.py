@@ -89,12 +89,12 @@ class DeviceMinima:
             # What is missing yet: a pair shares no more in heavy columns than either row holds in them.
             missing_U = torch.minimum(self.heavy_sums_N[rows_U + first], self.heavy_sums_N[others_U])
             missing_U = missing_U * light_only_N[rows_U + first]
-            hopeful_U = sums_U + missing_U >= least
-            rows_U, others_U, sums_U = rows_U[hopeful_U], others_U[hopeful_U], sums_U[hopeful_U]
-            self._add_heavy(first, last, rows_U, others_U, sums_U, missing_U[hopeful_U] > 0)
-            near_U = sums_U >= least
-            sums_U = sums_U[near_U].double() / ONE
-            yield PairSums(first=first, last=last, rows_U=rows_U[near_U], others_U=others_U[near_U], sums_U=sums_U)
+            hopeful = (sums_U + missing_U >= least).nonzero(as_tuple=True)
+            rows_U, others_U, sums_U = rows_U[hopeful], others_U[hopeful], sums_U[hopeful]
+            self._add_heavy(first, last, rows_U, others_U, sums_U, missing_U[hopeful] > 0)
+            near = (sums_U >= least).nonzero(as_tuple=True)
+            sums_U = sums_U[near].double() / ONE
+            yield PairSums(first=first, last=last, rows_U=rows_U[near], others_U=others_U[near], sums_U=sums_U)
 
     def _costs(self, stops_N: Tensor) -> Tensor:
         """Count the terms of each row: the entries of the columns that it visits."""
