@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 """Images drawn at a time."""
-MEMBERS = 17
-"""Images of an identity, on average; as in Market-1501, where it is 17.2."""
+COPIES = 5
+"""Of each image that is copied."""
+HUB_LENGTH = 0.05
+"""Of a hub's own part, where that of an identity is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +39,18 @@ class Simulation:
     images: int
     """Without copies, isolated images and hubs."""
     dimensions: int = 2048
-    noise: float = 0.8
+    members: int = 17
+    """Images of an identity, on average; 17.2 in Market-1501."""
+    noise: float = 1.05
     """Length of an image's own part, where that of its identity is 1."""
     uneven: float = 0.35
     """Standard deviation of the logarithm of s, by which one image is noisier than another."""
-    decay: float = 0.4
+    decay: float = 0.5
     """The i-th principal component has a standard deviation proportional to i to minus this."""
     common: float = 0.0
     """Length of the part that all share."""
     copies: int = 0
-    """More images, each the same as one of the first: five of each."""
+    """More images, each the same as one of the first."""
     isolated: int = 0
     """More images that are like no other."""
     hubs: int = 0
@@ -61,7 +65,7 @@ class Simulation:
     @property
     def identities(self) -> int:
         """Of the images that have company."""
-        return max(1, round(self.images / MEMBERS))
+        return max(1, round(self.images / self.members))
 
 
 def blocks(simulation: Simulation) -> Iterator[NDArray[np.float32]]:
@@ -84,7 +88,7 @@ def blocks(simulation: Simulation) -> Iterator[NDArray[np.float32]]:
         own_RD += common_D
         own_RD /= np.linalg.norm(own_RD, axis=1, keepdims=True)
         if start == 0:
-            first_RD = own_RD[: -(-simulation.copies // 5)].copy()
+            first_RD = own_RD[: -(-simulation.copies // COPIES)].copy()
         yield own_RD
     yield from _extras(simulation, spectrum_D, common_D, first_RD)
 
@@ -109,7 +113,9 @@ def _extras(
     if simulation.copies:
         yield first_RD[np.arange(simulation.copies) % len(first_RD)]
     lone_RD = common_D + spectrum_D * rng.standard_normal((simulation.isolated, simulation.dimensions), np.float32)
-    hubs_RD = common_D + 0.05 * spectrum_D * rng.standard_normal((simulation.hubs, simulation.dimensions), np.float32)
+    hubs_RD = common_D + HUB_LENGTH * spectrum_D * rng.standard_normal(
+        (simulation.hubs, simulation.dimensions), np.float32
+    )
     for extra_RD in (lone_RD, hubs_RD):
         if len(extra_RD):
             yield extra_RD / np.linalg.norm(extra_RD, axis=1, keepdims=True)
