@@ -83,6 +83,8 @@ def jaccard_distances(
     try:
         if device.type == "cpu":
             return _distances(features_ND, ranking_NK, round(k1 / 2) + 1, k2, max_distance, memory)
+        if device.type == "cuda":
+            memory = min(memory, torch.cuda.mem_get_info(device)[0])
         return jaccard_distances_torch(
             features_ND,
             torch.from_numpy(ranking_NK).to(device, torch.int64),
