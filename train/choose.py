@@ -40,7 +40,12 @@ def agreement(labels_N: NDArray[np.int64], previous_N: NDArray[np.int64]) -> flo
 
 
 def silhouette(
-    features_ND: Tensor, labels_N: NDArray[np.int64], *, rng: np.random.Generator, sample: int = SAMPLE
+    features_ND: Tensor,
+    labels_N: NDArray[np.int64],
+    *,
+    rng: np.random.Generator,
+    sample: int = SAMPLE,
+    device: torch.device | None = None,
 ) -> float | None:
     """Say how much nearer images are to the centroid of their own cluster than to the next one's.
 
@@ -52,25 +57,27 @@ def silhouette(
         labels_N: Pseudo labels 0 .. K-1 or `OUTLIER`.
         rng: Draws the images where there are more than `sample`.
         sample: Images looked at.
+        device: To compute on; None is where the features are.
 
     Returns:
         Mean of (b - a) / max(a, b), -1 to 1; None with fewer than two clusters or none of two images.
     """
-    sums_KD = cluster_sums(features_ND, torch.from_numpy(labels_N))
+    device = features_ND.device if device is None else device
+    sums_KD = cluster_sums(features_ND, torch.from_numpy(labels_N), device)
     sizes_K = np.bincount(labels_N[labels_N != OUTLIER], minlength=len(sums_KD))
     paired = np.flatnonzero((labels_N != OUTLIER) & (sizes_K[labels_N] > 1)) if len(sizes_K) > 1 else np.empty(0, int)
     if not len(paired):
         return None
     drawn_S = torch.from_numpy(np.sort(rng.choice(paired, min(sample, len(paired)), replace=False)))
-    x_SD = take(features_ND, drawn_S, features_ND.device)
-    own_S = torch.from_numpy(labels_N)[drawn_S].to(features_ND.device)
+    x_SD = take(features_ND, drawn_S, device)
+    own_S = torch.from_numpy(labels_N)[drawn_S].to(device)
     others_SD = functional.normalize(sums_KD[own_S] - x_SD, dim=1)
     within_S = 1 - (x_SD * others_SD).sum(dim=1)
     between_S = torch.full_like(within_S, torch.inf)
     for start in range(0, len(sums_KD), CLUSTERS_AT_ONCE):
         stop = min(start + CLUSTERS_AT_ONCE, len(sums_KD))
         distances_SK = 1 - x_SD @ functional.normalize(sums_KD[start:stop], dim=1).T
-        distances_SK[own_S[:, None] == torch.arange(start, stop, device=own_S.device)] = torch.inf
+        distances_SK[own_S[:, None] == torch.arange(start, stop, device=device)] = torch.inf
         between_S = torch.minimum(between_S, distances_SK.min(dim=1).values)
     larger_S = torch.maximum(within_S, between_S).clamp_min(1e-12)
     return float(((between_S - within_S) / larger_S).mean())

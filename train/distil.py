@@ -39,7 +39,7 @@ class Relations:
 
     def __init__(self, guides_NT: Tensor, features_ND: Tensor, config: DistilConfig) -> None:
         self.guides_NT = guides_NT
-        self.vectors_ND = features_ND.clone()
+        self.vectors_ND = features_ND.to(guides_NT.device, torch.float32, copy=True)
         self.config = config
 
     def loss(self, x_BD: Tensor, indices_B: Tensor) -> Tensor:

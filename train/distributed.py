@@ -94,6 +94,12 @@ class World:
             distributed.all_gather_object(found, found[0])
         return frozenset().union(*found)
 
+    def share_rows(self, whole_ND: Tensor) -> None:
+        """Fill in the rows of the other processes, in place: each has its own `part`, and no second copy is made."""
+        if self.size > 1:
+            for rank, rows in enumerate(self._parts(len(whole_ND), 1)):
+                distributed.broadcast(whole_ND[rows], src=rank)
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:

@@ -67,9 +67,9 @@ def extract(encoder: Encoder, crops: CropFolder | Sequence[Path], batch_size: in
     """
     if isinstance(crops, CropFolder):
         crops = [crops.root / record.path for record in crops.records]
-    parts = [np.empty((0, encoder.embedding_dim), dtype=np.float32)]
+    embeddings_ND = np.empty((len(crops), encoder.embedding_dim), dtype=np.float32)
     for start in range(0, len(crops), batch_size):
         images = (read_image(path) for path in crops[start : start + batch_size])
         resized = resize_crops(images, size=encoder.input_size, method=encoder.resize)
-        parts.append(embed_crops(encoder, resized, batch_size))
-    return np.concatenate(parts)
+        embeddings_ND[start : start + batch_size] = embed_crops(encoder, resized, batch_size)
+    return embeddings_ND

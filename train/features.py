@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,9 @@ def all_finite(features_ND: Tensor) -> bool:
 class FeatureWriter:
     """Writes one process's rows, from the first to the last."""
 
+    path: Path
     file: int
-    """Descriptor."""
+    """Its descriptor."""
     progress: Path
     key: str
     rows: slice
@@ -68,22 +70,58 @@ class FeatureWriter:
     unsaved: int = 0
 
     def write(self, x_RD: NDArray[np.float32]) -> None:
-        """Append rows."""
+        """Append rows.
+
+        Raises:
+            ReidgeError: The disk fails; what is durable stays.
+        """
         content = x_RD.astype(np.float16).tobytes()
         offset = (self.rows.start + self.done + self.unsaved) * self.width * 2
-        while content:
-            written = os.pwrite(self.file, content, offset)
-            content, offset = content[written:], offset + written
+        with _disk_errors(self.path):
+            while content:
+                written = os.pwrite(self.file, content, offset)
+                content, offset = content[written:], offset + written
         self.unsaved += len(x_RD)
         if self.unsaved >= SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Make durable what has been written, and say so."""
-        os.fsync(self.file)
-        self.done, self.unsaved = self.done + self.unsaved, 0
-        text = json.dumps(_progress(self.key, self.rows, self.width, self.done))
-        write_atomically(self.progress, lambda partial: partial.write_text(text))
+        """Make durable what has been written, and say so.
+
+        Raises:
+            ReidgeError: As for `write`.
+        """
+        with _disk_errors(self.path):
+            os.fsync(self.file)
+            self.done, self.unsaved = self.done + self.unsaved, 0
+            text = json.dumps(_progress(self.key, self.rows, self.width, self.done))
+            write_atomically(self.progress, lambda partial: partial.write_text(text))
+
+
+def reserve_features(folder: Path, shape: tuple[int, int]) -> Path:
+    """Take the room on the disk that features `(N, D)` need, now rather than in the middle of an extraction.
+
+    A file that has it already keeps what it holds.
+
+    Raises:
+        ReidgeError: There is too little; says how much is needed.
+    """
+    path, needed = folder / FEATURES_NAME, shape[0] * shape[1] * 2
+    what = f"the features of {shape[0]} crops take {needed / 2**30:.2f} GiB in {folder}"
+    todo = "Free some space and go on with --resume, or choose an --output on a larger disk."
+    try:
+        held = path.stat().st_blocks * 512 if path.is_file() else 0
+        free = shutil.disk_usage(folder).free
+        if needed - held > free:
+            raise ReidgeError(f"{what}, where {free / 2**30:.2f} are free. {todo}")
+        with path.open("ab") as file:
+            if path.stat().st_size != needed:
+                file.truncate(0)  # so that a row is zeros until it is written
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # else what could be had of it stays taken
+        raise ReidgeError(f"{what}, which fails: {error.strerror or error}. {todo}") from error
+    return path
 
 
 @contextmanager
@@ -91,33 +129,29 @@ def open_writer(folder: Path, shape: tuple[int, int], rows: slice, *, key: str) 
     """Go on with the features of an extraction, or begin them.
 
     Args:
-        folder: Shared by the processes that write.
+        folder: Where `reserve_features` has made room; shared by the processes that write.
         shape: Of all features, `(N, D)`.
         rows: That this process writes.
         key: Of the extraction: the same only where every feature would come out the same.
 
     Raises:
-        ReidgeError: The disk is full or fails; what is durable stays.
+        ReidgeError: The disk fails, or this process does not see the folder.
     """
-    path, progress = folder / FEATURES_NAME, _progress_path(folder, rows)
-    needed = shape[0] * shape[1] * 2
+    path = folder / FEATURES_NAME
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(file).st_size != needed:
-                os.ftruncate(file, needed)
-            os.posix_fallocate(file, 0, needed)  # now rather than in the middle; nothing that is there is lost
-            done = _done(progress, _progress(key, rows, shape[1], 0))
-            writer = FeatureWriter(file=file, progress=progress, key=key, rows=rows, width=shape[1], done=done)
-            yield writer
-            writer.save()
-        finally:
-            os.close(file)
-    except OSError as error:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError as error:
         raise ReidgeError(
-            f"{path} cannot be written: {error.strerror or error}. The features take {needed / 2**30:.2f} GiB; free "
-            "some space and go on with --resume, or allow more memory with --set cluster.memory_gib=..."
+            f"{path} is not there. Processes on several machines need an --output that all of them see."
         ) from error
+    try:
+        progress = folder / f"{FEATURES_NAME}.{rows.start}.json"
+        done = _done(progress, _progress(key, rows, shape[1], 0), file)
+        writer = FeatureWriter(path=path, file=file, progress=progress, key=key, rows=rows, width=shape[1], done=done)
+        yield writer
+        writer.save()
+    finally:
+        os.close(file)
 
 
 def map_features(folder: Path, shape: tuple[int, int]) -> Tensor:
@@ -127,23 +161,32 @@ def map_features(folder: Path, shape: tuple[int, int]) -> Tensor:
 
 
 def remove_features(folder: Path) -> None:
-    """Remove what is only needed until an epoch's features are complete."""
+    """Remove the features and the notes of their progress, at the end of a run."""
     for path in folder.glob(f"{FEATURES_NAME}*"):
         path.unlink(missing_ok=True)
 
 
-def _progress_path(folder: Path, rows: slice) -> Path:
-    return folder / f"{FEATURES_NAME}.{rows.start}.json"
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReidgeError(
+            f"{path} cannot be written: {error.strerror or error}. See to the disk and go on with --resume."
+        ) from error
 
 
 def _progress(key: str, rows: slice, width: int, done: int) -> dict[str, Any]:
     return {"key": key, "rows": [rows.start, rows.stop], "width": width, "done": done}
 
 
-def _done(path: Path, begun: dict[str, Any]) -> int:
+def _done(path: Path, begun: dict[str, Any], file: int) -> int:
     """Read how many rows of this very extraction are durable."""
     try:
         found = json.loads(path.read_text())
-        return int(found["done"]) if {**found, "done": 0} == begun else 0
+        done = int(found["done"]) if {**found, "done": 0} == begun else 0
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return 0
+    row = begun["width"] * 2
+    # Unit vectors are never all zeros: then the note outlived its features, which somebody removed to make room.
+    return done if done and any(os.pread(file, row, (begun["rows"][0] + done - 1) * row)) else 0

@@ -19,7 +19,7 @@ from reidge.train.checkpoint import load_encoder, weights_hash
 from reidge.train.cluster import OUTLIER, num_clusters
 from reidge.train.distributed import open_world
 from reidge.train.evaluate import evaluate_split
-from reidge.train.features import all_finite, map_features, open_writer, remove_features
+from reidge.train.features import all_finite, map_features, open_writer, remove_features, reserve_features
 from reidge.train.objective import Objective, open_objective
 from reidge.train.pseudo_labels import Labelling, pseudo_labels, scored_clusters
 from reidge.train.report import write_report
@@ -158,35 +158,32 @@ def _extract(run: Run, epoch: int) -> Tensor:
     Returns:
         `(N, D)`: float32 on the run's device or, where that would take too much memory, float16 in a file.
     """
-    rows = run.world.part(len(run.images))
+    rows, shape = run.world.part(len(run.images)), (len(run.images), run.encoder.embedding_dim)
     if run.features_in_memory:
-        features_ND = np.empty((rows.stop - rows.start, run.encoder.embedding_dim), dtype=np.float32)
-        for part, x_RD in _embedded(run, epoch, rows):
-            features_ND[part] = x_RD
-        gathered_ND = run.world.gather(torch.from_numpy(features_ND).to(run.device), len(run.images))
+        features_ND = torch.empty(shape, device=run.device)
+        for start, x_RD in _embedded(run, epoch, rows):
+            features_ND[start : start + len(x_RD)] = torch.from_numpy(x_RD)
+        run.world.share_rows(features_ND)
     else:
-        shape = (len(run.images), run.encoder.embedding_dim)
+        run.world.from_leader(lambda: reserve_features(run.run_dir, shape))
         key = f"{weights_hash(run.encoder)} {run.images.fingerprint()}"
         with open_writer(run.run_dir, shape, rows, key=key) as writer:
             for _, x_RD in _embedded(run, epoch, rows, done=writer.done):
                 writer.write(x_RD)
         run.world.wait()
-        gathered_ND = map_features(run.run_dir, shape)
-    if not all_finite(gathered_ND):
+        features_ND = map_features(run.run_dir, shape)
+    if not all_finite(features_ND):
         raise ReidgeError(_diverged(run, epoch - 1, "embeddings are not finite after epoch"))
-    return gathered_ND
+    return features_ND
 
 
-def _embedded(
-    run: Run, epoch: int, rows: slice, *, done: int = 0
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield the embeddings of this process's crops, but for the first `done`, and their numbers among its own."""
-    total = rows.stop - rows.start
-    with run.progress(epoch, "extract", total=total, unit="crops") as progress:
+def _embedded(run: Run, epoch: int, rows: slice, *, done: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the embeddings of this process's crops, but for the first `done`, and which crop is the first of them."""
+    with run.progress(epoch, "extract", total=rows.stop - rows.start, unit="crops") as progress:
         progress.advance(done)
-        for start in range(done, total, CROPS_AT_ONCE):
-            indices_B = np.arange(start, min(start + CROPS_AT_ONCE, total))
-            yield indices_B, run.embed(run.images.take(indices_B + rows.start))
+        for start in range(rows.start + done, rows.stop, CROPS_AT_ONCE):
+            indices_B = np.arange(start, min(start + CROPS_AT_ONCE, rows.stop))
+            yield start, run.embed(run.images.take(indices_B))
             progress.advance(len(indices_B))
 
 

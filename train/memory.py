@@ -142,21 +142,33 @@ class InstanceMemory:
         vectors_ND: Unit length, those of outliers unused.
     """
 
-    def __init__(self, features_ND: Tensor, labels_N: Tensor, *, momentum: float, temperature: float) -> None:
-        self.vectors_ND = functional.normalize(features_ND.detach(), dim=1)
-        self.labels_N = labels_N.to(features_ND.device)
+    def __init__(
+        self,
+        features_ND: Tensor,
+        labels_N: Tensor,
+        *,
+        momentum: float,
+        temperature: float,
+        device: torch.device | None = None,
+    ) -> None:
+        self.vectors_ND = features_ND.detach().to(
+            device, torch.promote_types(features_ND.dtype, torch.float32), copy=True
+        )
+        self.vectors_ND /= self.vectors_ND.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        self.labels_N = labels_N.to(self.vectors_ND.device)
         self.momentum = momentum
         self.temperature = temperature
-        self._clustered = (self.labels_N != OUTLIER).nonzero().squeeze(1)
-        self._sizes_K = torch.bincount(self.labels_N[self._clustered])
+        self._sizes_K = torch.bincount(self.labels_N[self.labels_N != OUTLIER])
 
     def __len__(self) -> int:
         return len(self._sizes_K)
 
     def logits(self, x_BD: Tensor) -> Tensor:
         """Compare with every cluster: `(B, K)` mean cosine similarities to its vectors over the temperature."""
-        sums_KD = self.vectors_ND.new_zeros(len(self), self.vectors_ND.shape[1])
-        sums_KD.index_add_(0, self.labels_N[self._clustered], self.vectors_ND[self._clustered])
+        sums_KD = self.vectors_ND.new_zeros(len(self) + 1, self.vectors_ND.shape[1])
+        # Outliers add to a last row that nobody looks at: to leave them out would copy all others.
+        sums_KD.index_add_(0, self.labels_N % len(sums_KD), self.vectors_ND)
+        sums_KD = sums_KD[:-1]
         return x_BD @ (sums_KD / self._sizes_K[:, None]).T / self.temperature
 
     @torch.no_grad()

@@ -128,7 +128,13 @@ def open_objective(
         return TrackletContrast(_cluster_memory(run, features_ND, labels_N, "sequential"), camera_K)
     if recipe.memory.level == "instance":
         momentum, temperature = recipe.memory.momentum, recipe.memory.temperature
-        vectors = InstanceMemory(features_ND, torch.from_numpy(labels_N), momentum=momentum, temperature=temperature)
+        vectors = InstanceMemory(
+            features_ND,
+            torch.from_numpy(labels_N),
+            momentum=momentum,
+            temperature=temperature,
+            device=run.device,
+        )
         return InstanceContrast(vectors, recipe.contrast)
     if run.attention is None:
         memory = _cluster_memory(run, features_ND, labels_N, recipe.memory.rule)
@@ -139,9 +145,14 @@ def open_objective(
 def _cluster_memory(run: Run, features_ND: Tensor, labels_N: NDArray[np.int64], rule: UpdateRule) -> ClusterMemory:
     config = run.recipe.memory
     return ClusterMemory.from_labels(
-        features_ND, labels_N,
-        momentum=config.momentum, temperature=config.temperature, rule=rule, tau=config.tau, device=run.device,
-    )  # fmt: skip
+        features_ND,
+        labels_N,
+        momentum=config.momentum,
+        temperature=config.temperature,
+        rule=rule,
+        tau=config.tau,
+        device=run.device,
+    )
 
 
 def _attentive(

@@ -113,7 +113,7 @@ def scored_clusters(
         eps=eps,
         recall=clustering.recall,
         agreement=None if last_N is None else agreement(labels_N, last_N),
-        silhouette=silhouette(features_ND, labels_N, rng=rng),
+        silhouette=silhouette(features_ND, labels_N, rng=rng, device=run.device),
         tracklets=None if tracklets_N is None else tracklet_consistency(labels_N, tracklets_N),
     )
 

@@ -157,7 +157,8 @@ def open_run(
         crops, recipe.data, size=encoder.input_size, resize=encoder.resize, left_out=left_out, quiet=quiet
     )
     _check_images(recipe, crops, images)
-    _check_memory(recipe, len(images), encoder.embedding_dim)
+    if recipe.memory.level == "instance" and recipe.distil.encoder is None:
+        _check_memory("memory.level instance", len(images), 2 * encoder.embedding_dim, recipe)
     if world.size > 1 and recipe.encoder.ghost_batch is None and world.leads:
         print(
             f"warning: batch norm sees the share of each of {world.size} processes instead of the batch. For the same "
@@ -179,7 +180,7 @@ def open_run(
         parallel=parallel,
         teacher=Teacher(encoder, recipe.teacher) if recipe.contrast.soft_weight > 0 else None,
         attention=None if attention is None else attention.to(own_device),
-        guides_NT=_guides(recipe, run_dir, images, own_device),
+        guides_NT=_guides(recipe, run_dir, images, encoder, own_device),
         optimizer=torch.optim.Adam(parameters, lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay),
         device=own_device,
         bfloat16=_bfloat16(recipe.loop.precision, own_device),
@@ -240,15 +241,13 @@ def _features_gib(images: int, width: int) -> float:
     return 4 * images * width / 2**30
 
 
-def _check_memory(recipe: Recipe, images: int, width: int) -> None:
-    """Refuse what has to hold a vector of each image where these would not be kept in memory."""
-    needed = _features_gib(images, width)
-    whole = "memory.level instance" if recipe.memory.level == "instance" else None
-    whole = "a student" if recipe.distil.encoder is not None else whole
-    if whole is not None and needed > recipe.cluster.memory_gib / 2:
+def _check_memory(what: str, images: int, width: int, recipe: Recipe) -> None:
+    """Refuse what has to hold vectors of every image in memory, of this width together, where these are too many."""
+    needed, allowed = _features_gib(images, width), recipe.cluster.memory_gib
+    if needed > allowed:
         raise InputError(
-            f"{whole} holds a vector of each of the {images} crops, {needed:.1f} GiB, more than half of "
-            f"cluster.memory_gib {recipe.cluster.memory_gib:g}. Allow {math.ceil(2 * needed)}, or give fewer crops."
+            f"{what} holds a vector of each of the {images} crops, {needed:.1f} GiB beside their features, more than "
+            f"cluster.memory_gib {allowed:g}. Allow {math.ceil(needed)}, or give fewer crops."
         )
 
 
@@ -273,12 +272,16 @@ def _parallel(encoder: Encoder, world: World, device: torch.device) -> Distribut
     return DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _guides(recipe: Recipe, run_dir: Path, images: TrainingImages, device: torch.device) -> Tensor | None:
+def _guides(
+    recipe: Recipe, run_dir: Path, images: TrainingImages, student: Encoder, device: torch.device
+) -> Tensor | None:
     """Embed every crop with the encoder a student learns from, at that encoder's own input size."""
     if recipe.distil.encoder is None:
         return None
     kept = run_dir / TEACHER_NAME
     trained = load_encoder(kept if kept.is_file() else recipe.distil.encoder).to(device)
+    width = trained.embedding_dim + 2 * student.embedding_dim
+    _check_memory("learning from a trained encoder", len(images), width, recipe)
     return torch.from_numpy(extract(trained, images.paths)).to(device)
 
 

@@ -58,10 +58,12 @@ def test_rows_are_shared_out_in_whole_units_and_come_to_all_of_them() -> None:
     assert World().part(7) == slice(0, 7)
 
 
-def test_a_whole_run_under_torchrun_leaves_one_run_folder(crops: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory_gib", [8, 2e-4], ids=["features in memory", "features in a file"])
+def test_a_whole_run_under_torchrun_leaves_one_run_folder(memory_gib: float, crops: Path, tmp_path: Path) -> None:
     overrides = (
         "encoder.input_size=[64, 32]", "encoder.ghost_batch=8", "warmup.epochs=1", "warmup.iters=2", "loop.epochs=1",
         "loop.iters=2", "sampler.clusters=4", "sampler.images=4", "loop.device=cpu",
+        f"cluster.memory_gib={memory_gib}",
     )  # fmt: skip
     sets = [word for override in overrides for word in ("--set", override)]
     run_dir = tmp_path / "run"
