@@ -123,9 +123,7 @@ def test_a_folder_that_only_one_machine_sees_is_said(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(
-        ReidgeError, match=r"of 1000000000000 crops take 3814697\.27 GiB in .*, where [\d.]+ are free"
-    ):
+    with pytest.raises(ReidgeError, match=r"of 1000000000000 crops take 3814697\.27 GiB in .*, where [\d.]+ are free"):
         reserve_features(tmp_path, (10**12, 2048))
     assert list(tmp_path.iterdir()) == []
 
