@@ -150,19 +150,20 @@ def _ratio(rounds: list[dict[str, Any]], cost: Callable[[dict[str, Any]], float]
 
 def measure_scale(sides: Sides, args: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
     """Measure neighbours in one process, and the rest in another that reads them: its memory is its own."""
-    rows = {row["images"]: row for row in earlier.get("rows", [])}
+    rows = {(row["images"], row["simulation"]["members"]): row for row in earlier.get("rows", [])}
     for images in args.images:
-        simulation, path = sides.simulate(f"plain-{images}", images=images)
-        neighbors = path.with_name(f"neighbors-{images}.npz")
-        row = rows.get(images, {})
+        simulation, path = sides.simulate(f"plain-{images}-{args.members}", images=images, members=args.members)
+        neighbors = path.with_name(f"neighbors-{images}-{args.members}.npz")
+        row = rows.get((images, args.members), {})
         if args.part != "cluster":
             row |= sides.run("sparse", path, save=str(neighbors))
         elif not neighbors.exists() or neighbors.stat().st_mtime < path.stat().st_mtime:
             raise InputError(f"{neighbors} is not there, or of other embeddings. Run it with --part both.")
         if args.part != "knn":
             row |= sides.run("sparse", path, neighbors=str(neighbors))
-        rows[images] = {**row, "simulation": asdict(simulation), "images": images, "date": provenance()["date"]}
-    return {"rows": [rows[images] for images in sorted(rows)]}
+        about = {"simulation": asdict(simulation), "images": images, "date": provenance()["date"]}
+        rows[images, args.members] = {**row, **about}
+    return {"rows": [rows[key] for key in sorted(rows)]}
 
 
 def measure_hubs(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
@@ -211,6 +212,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=IMAGES, action="append", help="(default: all; gpu where there is one)")
     parser.add_argument("--images", type=int, action="append", metavar="N", help="(default: those of the case)")
+    parser.add_argument("--members", type=int, default=17, help="images of a person in scale (default: %(default)s)")
     parser.add_argument("--dimensions", type=int, default=2048, help="of the embeddings (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of speed, hub and gpu (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of either side (default: %(default)s)")

@@ -62,25 +62,28 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def scale_table(rows: Sequence[dict[str, Any]]) -> str:
     """What was measured by number of images, and what follows from it for more."""
-    header = ["images", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak", "goal", "clusters", "outliers"]
+    header = [
+        "images", "of a person", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak", "goal", "clusters",
+        "outliers",
+    ]  # fmt: skip
     lines = [_scale_line(row) for row in rows]
     lines += [_beyond_line(rows, images) for images in BEYOND]
     return markdown_table(header, lines)
 
 
 def _scale_line(row: dict[str, Any]) -> list[str]:
-    line = [count(row["images"]), *[""] * 9]
+    line = [count(row["images"]), str(row["simulation"]["members"]), *[""] * 9]
     if "knn" in row:
-        line[1] = duration(row["knn"]["seconds"])
-        line[2] = "exact" if row["recall"] is None else f"{row['checked_recall']:.3f}"
-        line[3] = gib(row["knn"]["peak_mib"])
+        line[2] = duration(row["knn"]["seconds"])
+        line[3] = "exact" if row["recall"] is None else f"{row['checked_recall']:.3f}"
+        line[4] = gib(row["knn"]["peak_mib"])
     if "jaccard" in row:
-        line[4:6] = [duration(row[part]["seconds"]) for part in ("jaccard", "dbscan")]
-        line[6] = gib(_peak(row))
-        line[8:] = [count(row["clusters"]), percent(row["outliers"])]
+        line[5:7] = [duration(row[part]["seconds"]) for part in ("jaccard", "dbscan")]
+        line[7] = gib(_peak(row))
+        line[9:] = [count(row["clusters"]), percent(row["outliers"])]
     if row["images"] in SCALE_GOALS:
         most_seconds, most_gib = SCALE_GOALS[row["images"]]
-        line[7] = f"<= {duration(most_seconds)}, {most_gib:g} GiB"
+        line[8] = f"<= {duration(most_seconds)}, {most_gib:g} GiB"
     return line
 
 
@@ -94,7 +97,7 @@ def _beyond_line(rows: Sequence[dict[str, Any]], images: int) -> list[str]:
         for part in ("jaccard", "dbscan")
     ]
     mib = extrapolate([(row["images"], _peak(row)) for row in clustered], images)
-    cells = [_about(knn, duration), "", _about(knn_mib, gib), *(_about(cost, duration) for cost in costs)]
+    cells = ["", _about(knn, duration), "", _about(knn_mib, gib), *(_about(cost, duration) for cost in costs)]
     return [f"*{count(images)}, extrapolated*", *cells, _about(mib, gib), "", "", ""]
 
 
