@@ -13,7 +13,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import clustering_dense as dense
 import numpy as np
 import torch
 from peak import Meter
@@ -61,20 +60,28 @@ def load(path: str) -> Tensor:
 
 def run_dense(features: str) -> dict[str, Any]:
     """The whole step as published, each part measured."""
+    import clustering_dense as dense  # brings scikit-learn, which our side does without
+
     features_ND = load(features).numpy()
     columns = min(CONFIG.k1, len(features_ND))
-    _dense_labels(features_ND[:WARM_IMAGES])
+    few_ND = features_ND[:WARM_IMAGES]
+    _dense_labels(_dense_distances(few_ND, dense.rank(few_ND, min(columns, len(few_ND)))))
     meter = Meter.here()
     ranking_NK, knn = meter.measure(lambda: dense.rank(features_ND, columns))
-    distances_NN, jaccard = meter.measure(lambda: dense.jaccard(features_ND, ranking_NK, k1=CONFIG.k1, k2=CONFIG.k2))
-    labels_N, joined = meter.measure(lambda: dense.dbscan(distances_NN, eps=CONFIG.eps, min_samples=CONFIG.min_samples))
+    distances_NN, jaccard = meter.measure(lambda: _dense_distances(features_ND, ranking_NK))
+    labels_N, joined = meter.measure(lambda: _dense_labels(distances_NN))
     return {"knn": knn, "jaccard": jaccard, "dbscan": joined, **_found(labels_N)}
 
 
-def _dense_labels(features_ND: NDArray[np.float32], ranking_NK: NDArray[Any] | None = None) -> NDArray[np.int64]:
-    if ranking_NK is None:
-        ranking_NK = dense.rank(features_ND, min(CONFIG.k1, len(features_ND)))
-    distances_NN = dense.jaccard(features_ND, ranking_NK, k1=CONFIG.k1, k2=CONFIG.k2)
+def _dense_distances(features_ND: NDArray[np.float32], ranking_NK: NDArray[np.int64]) -> NDArray[np.float32]:
+    import clustering_dense as dense
+
+    return dense.jaccard(features_ND, ranking_NK, k1=CONFIG.k1, k2=CONFIG.k2)
+
+
+def _dense_labels(distances_NN: NDArray[np.float32]) -> NDArray[np.int64]:
+    import clustering_dense as dense
+
     return dense.dbscan(distances_NN, eps=CONFIG.eps, min_samples=CONFIG.min_samples)
 
 
@@ -101,7 +108,7 @@ def run_sparse(features: str, save: str | None = None, neighbors: str | None = N
         np.savez(save, indices_NK=nearest.indices_NK, similarities_NK=nearest.similarities_NK)
         return figures | _checked(features_ND, nearest)
     distances, jaccard = meter.measure(lambda: _distances(features_ND, nearest))
-    labels_N, joined = meter.measure(lambda: dbscan(distances, eps=CONFIG.eps, min_samples=CONFIG.min_samples))
+    labels_N, joined = meter.measure(lambda: _labels(distances))
     near_hub = (nearest.indices_NK[:, : CONFIG.k2] >= len(features_ND) - hubs).any(axis=1).mean()
     figures |= {"jaccard": jaccard, "dbscan": joined, "entries": int(distances.nnz)}
     return figures | {"near_hub": round(float(near_hub), 4), **_found(labels_N)}
@@ -111,11 +118,15 @@ def _warm(features_ND: Tensor) -> None:
     few_ND = features_ND[:WARM_IMAGES]
     columns = min(CONFIG.k1, len(few_ND))
     nearest_neighbors(few_ND, columns, config=SearchConfig(exact_up_to=0, cells=1, sample=10))
-    dbscan(_distances(few_ND, nearest_neighbors(few_ND, columns)), eps=CONFIG.eps, min_samples=CONFIG.min_samples)
+    _labels(_distances(few_ND, nearest_neighbors(few_ND, columns)))
 
 
 def _distances(features_ND: Tensor, nearest: Neighbors) -> csr_matrix:
     return jaccard_distances(features_ND, k1=CONFIG.k1, k2=CONFIG.k2, max_distance=CONFIG.eps, neighbors=nearest)
+
+
+def _labels(distances: csr_matrix) -> NDArray[np.int64]:
+    return dbscan(distances, eps=CONFIG.eps, min_samples=CONFIG.min_samples)
 
 
 def _found(labels_N: NDArray[np.int64]) -> dict[str, Any]:
@@ -143,17 +154,19 @@ def _checked(features_ND: Tensor, nearest: Neighbors) -> dict[str, Any]:
 
 def compare(features: str) -> dict[str, Any]:
     """Hold the sparse distances and labels to the dense ones: with one ranking for both, and with each its own."""
+    import clustering_dense as dense
+
     features_ND = load(features)
     array_ND, columns = features_ND.numpy(), min(CONFIG.k1, len(features_ND))
     nearest = nearest_neighbors(features_ND, columns)
     distances = _distances(features_ND, nearest)
-    labels_N = dbscan(distances, eps=CONFIG.eps, min_samples=CONFIG.min_samples)
-    dense_NN = dense.jaccard(array_ND, nearest.indices_NK.astype(np.int64), k1=CONFIG.k1, k2=CONFIG.k2)
+    labels_N = _labels(distances)
+    dense_NN = _dense_distances(array_ND, nearest.indices_NK.astype(np.int64))
     entries = _compare_entries(distances, dense_NN)
-    dense_N = dense.dbscan(dense_NN, eps=CONFIG.eps, min_samples=CONFIG.min_samples)
+    dense_N = _dense_labels(dense_NN)
     del dense_NN
     own_NK = dense.rank(array_ND, columns)
-    own_N = _dense_labels(array_ND, own_NK)
+    own_N = _dense_labels(_dense_distances(array_ND, own_NK))
     others = (np.sort(own_NK, axis=1) != np.sort(nearest.indices_NK, axis=1)).any(axis=1)
     return {
         **_found(labels_N),
