@@ -71,6 +71,10 @@ class Sides:
         ensure(simulation, path)
         return simulation, path
 
+    def plain(self, images: int, members: int) -> tuple[Simulation, Path]:
+        """Write embeddings without copies, isolated images or hubs."""
+        return self.simulate(f"plain-{images}-{members}", images=images, members=members)
+
     def run(self, task: str, features: Path, **arguments: Any) -> dict[str, Any]:
         """Run a task in a process of its own and return what it measured.
 
@@ -102,7 +106,7 @@ def compare_speed(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
     """Let both sides take turns; ratios are medians over the rounds."""
     rows = []
     for images in args.images:
-        simulation, path = sides.simulate(f"plain-{images}", images=images)
+        simulation, path = sides.plain(images, args.members)
         needed = DENSE_MATRICES * 4 * images**2 / 2**30
         available = describe_memory().get("available_gib", 0)
         if needed > available:
@@ -152,7 +156,7 @@ def measure_scale(sides: Sides, args: argparse.Namespace, earlier: dict[str, Any
     """Measure neighbours in one process, and the rest in another that reads them: its memory is its own."""
     rows = {(row["images"], row["simulation"]["members"]): row for row in earlier.get("rows", [])}
     for images in args.images:
-        simulation, path = sides.simulate(f"plain-{images}-{args.members}", images=images, members=args.members)
+        simulation, path = sides.plain(images, args.members)
         neighbors = path.with_name(f"neighbors-{images}-{args.members}.npz")
         row = rows.get((images, args.members), {})
         if args.part != "cluster":
@@ -188,7 +192,7 @@ def measure_gpu(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
     """Measure the whole step on a GPU."""
     rows = []
     for images in args.images:
-        simulation, path = sides.simulate(f"plain-{images}", images=images)
+        simulation, path = sides.plain(images, args.members)
         figures = sides.run("gpu", path, rounds=args.rounds)
         row = {"simulation": asdict(simulation), "images": images, **figures}
         rows.append({**row, "seconds": statistics.median(figures["rounds"])})
@@ -212,7 +216,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=IMAGES, action="append", help="(default: all; gpu where there is one)")
     parser.add_argument("--images", type=int, action="append", metavar="N", help="(default: those of the case)")
-    parser.add_argument("--members", type=int, default=17, help="images of a person in scale (default: %(default)s)")
+    parser.add_argument(
+        "--members", type=int, default=17, help="images of a person in speed, scale and gpu (default: %(default)s)"
+    )
     parser.add_argument("--dimensions", type=int, default=2048, help="of the embeddings (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of speed, hub and gpu (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of either side (default: %(default)s)")

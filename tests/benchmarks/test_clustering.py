@@ -208,9 +208,10 @@ def test_ratios_are_medians_over_the_rounds(benchmark: Benchmark) -> None:
 # The tables
 
 
-def row(images: int, seconds: float, recall: float | None) -> dict[str, Any]:
+def row(images: int, seconds: float, recall: float | None, members: int = 17) -> dict[str, Any]:
     cost = {"seconds": seconds, "peak_mib": seconds}
-    parts = {"knn": cost, "jaccard": cost, "dbscan": cost}
+    parts: dict[str, Any] = {"knn": cost, "jaccard": cost, "dbscan": cost}
+    parts["simulation"] = {"members": members}
     return {"images": images, "recall": recall, "checked_recall": 0.98, "clusters": 9, "outliers": 0.1, **parts}
 
 
@@ -234,12 +235,22 @@ def test_one_size_or_two_of_a_kind_say_nothing_of_larger_ones(benchmark: Benchma
 def test_the_table_marks_what_is_extrapolated_and_shows_goals(benchmark: Benchmark) -> None:
     rows = [row(12_936, 1.0, None), row(100_000, 30.0, 0.99), row(1_000_000, 600.0, 0.99)]
     lines = benchmark("clustering_tables").scale_table(rows).splitlines()
-    assert lines[2].startswith("| 12,936 | 1.0 s | exact |")
+    assert lines[2].startswith("| 12,936 | 17 | 1.0 s | exact |")
     assert "<= 40 s, 1.5 GiB" in lines[3]
     assert "| 10 min | 0.980 |" in lines[4]
-    assert "<= 15 min, 8 GiB" in lines[4]
+    assert "<= 15 min, 8 GiB, recall >= 0.97" in lines[4]
     # 600 s is 20 times 30 s: ten times as many images take 20 times as long again.
-    assert lines[6].startswith("| *10,000,000, extrapolated* | *3.3 h* |")
+    assert lines[6].startswith("| *10,000,000, extrapolated* | 17 | *3.3 h* |")
+
+
+def test_sizes_are_compared_at_the_same_number_of_images_of_a_person(benchmark: Benchmark) -> None:
+    rows = [row(100_000, 10.0, 0.99), row(300_000, 30.0, 0.99), row(1_000_000, 900.0, 0.99, members=50)]
+    lines = benchmark("clustering_tables").scale_table(rows).splitlines()[2:]
+    firsts = [line.split("|")[1].strip() for line in lines]
+    # The only size of clusters of 50 says nothing of larger ones, and 900 s nothing of clusters of 17.
+    expected = ["100,000", "300,000", "*3,000,000, extrapolated*", "*10,000,000, extrapolated*", "1,000,000"]
+    assert firsts == expected
+    assert "*5 min*" in lines[2]
 
 
 def test_a_hub_line_says_how_cost_grew(benchmark: Benchmark) -> None:
