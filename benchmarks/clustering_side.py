@@ -37,6 +37,8 @@ WARM_IMAGES = 300
 """Enough to compile everything."""
 ROUNDING = 1e-5
 """By how much two computations of a distance may differ."""
+TIE = 2e-6
+"""By how much two computations of the same similarity may differ."""
 BLOCK = 4096
 """Rows converted or compared at a time."""
 SAMPLE = 1000
@@ -167,7 +169,6 @@ def compare(features: str) -> dict[str, Any]:
     del dense_NN
     own_NK = dense.rank(array_ND, columns)
     own_N = _dense_labels(_dense_distances(array_ND, own_NK))
-    others = (np.sort(own_NK, axis=1) != np.sort(nearest.indices_NK, axis=1)).any(axis=1)
     return {
         **_found(labels_N),
         **entries,
@@ -175,9 +176,21 @@ def compare(features: str) -> dict[str, Any]:
         "own_ranking": {
             "identical": bool((labels_N == own_N).all()),
             "differing": int((labels_N != own_N).sum()),
-            "other_neighbours": int(others.sum()),
+            **_compare_neighbors(array_ND, nearest, own_NK),
         },
     }
+
+
+def _compare_neighbors(
+    features_ND: NDArray[np.float32], nearest: Neighbors, own_NK: NDArray[np.int64]
+) -> dict[str, int]:
+    """Count the images whose neighbours are others on the other side, and of these the ones that are not as near."""
+    others = (np.sort(own_NK, axis=1) != np.sort(nearest.indices_NK, axis=1)).any(axis=1).nonzero()[0]
+    farther = 0
+    for i in others:
+        theirs_K = np.sort(features_ND[own_NK[i]] @ features_ND[i])
+        farther += bool((np.abs(theirs_K - np.sort(nearest.similarities_NK[i])) > TIE).any())
+    return {"other_neighbours": len(others), "not_as_near": farther}
 
 
 def _compare_entries(distances: csr_matrix, dense_NN: NDArray[np.float32]) -> dict[str, Any]:

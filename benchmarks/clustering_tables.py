@@ -28,7 +28,8 @@ def labels_table(rows: Sequence[dict[str, Any]]) -> str:
     """Whether labels and distances are those of the dense definition."""
     header = [
         "images", "noise", "copies", "isolated", "clusters", "outliers", "distances: largest difference",
-        "pairs near on one side only", "labels, same ranking", "labels, own k-NN", "images whose own k-NN differ",
+        "pairs near on one side only", "labels, same ranking", "labels, own k-NN", "images with other neighbours",
+        "of these not as near",
     ]  # fmt: skip
     lines = []
     for row in rows:
@@ -37,7 +38,7 @@ def labels_table(rows: Sequence[dict[str, Any]]) -> str:
             count(row["images"]), str(simulation["noise"]), str(simulation["copies"]), str(simulation["isolated"]),
             str(row["clusters"]), percent(row["outliers"]), f"{row['largest_difference']:.0e}",
             str(row["missing"] + row["extra"]), _identical(row["same_ranking"]), _identical(row["own_ranking"]),
-            str(row["own_ranking"]["other_neighbours"]),
+            str(row["own_ranking"]["other_neighbours"]), str(row["own_ranking"]["not_as_near"]),
         ])  # fmt: skip
     return markdown_table(header, lines)
 

@@ -87,6 +87,7 @@ def test_sparse_labels_are_the_dense_ones(benchmark: Benchmark, tmp_path: Path, 
     assert found["same_ranking"] == {"identical": True, "differing": 0}
     assert (found["missing"], found["extra"]) == (0, 0)
     assert found["largest_difference"] < 1e-5
+    assert found["own_ranking"]["not_as_near"] == 0
 
 
 @ON_LINUX
@@ -115,6 +116,22 @@ def test_pairs_near_on_one_side_only_are_counted(benchmark: Benchmark) -> None:
     found = benchmark("clustering_side")._compare_entries(sparse, dense)
     assert (found["missing"], found["extra"]) == (2, 2)
     assert found["largest_difference"] == pytest.approx(0.5)  # of the pair that is far
+
+
+def test_other_neighbours_that_are_equally_near_are_told_from_wrong_ones(benchmark: Benchmark) -> None:
+    from reidge.train.neighbors import Neighbors
+
+    # Images 1 and 2 are copies; 3 is farther from image 0 than they are.
+    x_ND = np.array([[1, 0], [0.8, 0.6], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
+    ours = np.array([[0, 1], [1, 2], [2, 1], [3, 1]])
+    nearest = Neighbors(
+        indices_NK=ours.astype(np.int32), similarities_NK=np.array([[1, 0.8], [1, 1], [1, 1], [1, 0.96]], np.float32)
+    )
+    side = benchmark("clustering_side")
+    copies = np.array([[0, 2], [2, 1], [1, 2], [3, 2]])
+    assert side._compare_neighbors(x_ND, nearest, copies) == {"other_neighbours": 2, "not_as_near": 0}
+    wrong = np.array([[0, 3], [1, 2], [2, 1], [3, 1]])
+    assert side._compare_neighbors(x_ND, nearest, wrong) == {"other_neighbours": 1, "not_as_near": 1}
 
 
 def test_recall_counts_the_true_neighbours_that_were_found(benchmark: Benchmark) -> None:
@@ -269,7 +286,10 @@ def test_tables_go_into_the_document_with_what_they_ran_on(benchmark: Benchmark,
     side = {"knn": 6.0, "jaccard": 1.5, "dbscan": 0.1, "peak_mib": 100.0}
     speed = {"images": 12_936, "dense": side, "sparse": side, "faster": 16.2, "faster_with_knn": 3.4, "memory": 0.05}
     simulation = {"noise": 0.8, "copies": 5, "isolated": 4}
-    same, other = {"identical": True, "differing": 0}, {"identical": False, "differing": 2, "other_neighbours": 7}
+    same, other = (
+        {"identical": True, "differing": 0},
+        {"identical": False, "differing": 2, "other_neighbours": 7, "not_as_near": 0},
+    )
     labels = {
         "images": 2000, "simulation": simulation, "clusters": 99, "outliers": 0.125, "largest_difference": 6e-7,
         "missing": 0, "extra": 0, "same_ranking": same, "own_ranking": other,
@@ -284,7 +304,7 @@ def test_tables_go_into_the_document_with_what_they_ran_on(benchmark: Benchmark,
     text = document.read_text()
     assert "| 16.2 x | 3.4 x | 1 / 20 |" in text
     assert ">= 15 x | >= 3 x | <= 1 / 10 |" in text
-    assert "| identical | 2 differ | 7 |" in text
+    assert "| identical | 2 differ | 7 | 0 |" in text
     assert "| 12,936 | 0.50 s | <= 1 s | 1.00 GiB | 750 | 10.0 % |" in text
     assert text.count("Ran on x, 2 cores") == 3
 
