@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from reidge.edge.errors import InputError
 from reidge.train.jaccard_torch import jaccard_distances_torch
 from reidge.train.minima import MinimaIndex
-from reidge.train.neighbors import check_features, nearest_neighbors
+from reidge.train.neighbors import as_features, check_features, nearest_neighbors
 from reidge.train.reciprocal import averaged, expanded_sets, weigh
 from reidge.train.sparse import TooManyEntries, make_rows
 
@@ -67,7 +67,7 @@ def jaccard_distances(
         AllAlike: All features are the same, so that everything would be near everything.
         InputError: The features, a setting or the neighbours are unusable, or more than `memory_gib` is needed.
     """
-    features_ND = torch.as_tensor(features_ND).detach()
+    features_ND = as_features(features_ND)
     device = features_ND.device if device is None else torch.device(device)
     if k1 < 1 or k2 < 1 or not 0 <= max_distance <= 1:
         raise InputError(
@@ -132,7 +132,7 @@ def near_pairs(index: MinimaIndex, max_distance: float, *, max_entries: int) -> 
     def compute(first: int, last: int, room: int) -> Block:
         counts, columns, shared = index.near(first, last, min_shared=min_shared, room=room)
         if len(columns) > room:
-            raise TooManyEntries
+            return counts, columns, shared
         rows = np.repeat(np.arange(first, last, dtype=np.int32), counts)
         distances = np.maximum(1 - shared / (2 - shared), 0, dtype=np.float32)
         distances[columns == rows] = 0

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def nearest_neighbors(
         AllAlike: All embeddings are the same.
         InputError: The features are not two or more rows of finite numbers of unit length, or k is not 1 to N.
     """
-    features_ND = torch.as_tensor(features_ND)
+    features_ND = as_features(features_ND)
     check_features(features_ND)
     if not 1 <= k <= len(features_ND):
         raise InputError(f"got k = {k} neighbours of {len(features_ND)} images: wants 1 to {len(features_ND)}.")
@@ -105,6 +106,15 @@ def nearest_neighbors(
     from reidge.train.approximate import approximate_neighbors  # faiss, for those who need it
 
     return approximate_neighbors(features_ND, k, config=config, device=device, memory_gib=memory_gib, searched=searched)
+
+
+def as_features(features_ND: NDArray[np.floating[Any]] | Tensor) -> Tensor:
+    """Return features as a tensor without gradient, where it can be the same memory; float16 and float32 stay so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes
+        features_ND = torch.as_tensor(features_ND).detach()
+    other = features_ND.is_floating_point() and features_ND.dtype not in (torch.float16, torch.float32)
+    return features_ND.float() if other else features_ND
 
 
 def check_features(features_ND: Tensor) -> None:

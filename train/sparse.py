@@ -68,22 +68,24 @@ def make_rows(compute: Callable[[int, int, int], Block], number: int, *, max_ent
 
     Args:
         compute: From the first and the last row (not included) of a block, and the entries it may have, to the number
-            of entries of each row, their columns and their values. It should stop when there are more.
+            of entries of each row, their columns and their values. Where there are more it may stop at some more.
         number: Rows.
         max_entries: Of all rows together. Each takes 12 bytes while the blocks are joined, and 8 afterwards.
 
     Raises:
         TooManyEntries: There would be more.
     """
-    size = max(ROWS_AT_ONCE, -(-number // MAX_BLOCKS))
-    lock, made = Lock(), 0
+    size, threads = max(ROWS_AT_ONCE, -(-number // MAX_BLOCKS)), torch.get_num_threads()
+    lock, alone, made = Lock(), Lock(), 0
 
     def block(first: int) -> Block:
         nonlocal made
-        room = max_entries - made
-        if room < 0:
-            raise TooManyEntries
-        parts = compute(first, min(first + size, number), room)
+        last, share = min(first + size, number), (max_entries - made) // threads
+        parts = compute(first, last, share)
+        if len(parts[1]) > share:  # all threads at once must not take more than there is: once more, one at a time
+            del parts
+            with alone:
+                parts = compute(first, last, max_entries - made)
         with lock:
             made += len(parts[1])
             if made > max_entries:
@@ -91,8 +93,8 @@ def make_rows(compute: Callable[[int, int, int], Block], number: int, *, max_ent
         return parts
 
     # The compiled loops let go of the GIL.
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        blocks = list(threads.map(block, range(0, number, size)))
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = list(pool.map(block, range(0, number, size)))
     counts, columns, values = (list(parts) for parts in zip(*blocks, strict=True))
     del blocks
     starts = np.zeros(number + 1, dtype=np.int64)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from reidge.edge.errors import InputError
 from reidge.train import neighbors as module
+from reidge.train.jaccard import jaccard_distances
 from reidge.train.neighbors import AllAlike, SearchConfig, nearest_neighbors
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ def test_arrays_and_files_of_float16_are_searched_too(tmp_path: Path) -> None:
     expected = nearest_neighbors(functional.normalize(features.half().float(), dim=1), 5)
     for given in (stored, torch.from_numpy(stored), np.asarray(stored)):
         np.testing.assert_array_equal(nearest_neighbors(given, 5).indices_NK, expected.indices_NK)
+
+
+def test_features_of_any_floating_type_are_searched(tmp_path: Path) -> None:
+    features = unit(60)
+    expected = nearest_neighbors(features, 3).indices_NK
+    path = tmp_path / "features.npy"
+    np.save(path, features.numpy())
+    read_only = np.load(path, mmap_mode="r")
+    for given in (features.double(), features.double().numpy(), features.clone().requires_grad_(), read_only):
+        np.testing.assert_array_equal(nearest_neighbors(given, 3).indices_NK, expected)
+        np.testing.assert_allclose(jaccard_distances(given, k1=5).data, jaccard_distances(features, k1=5).data)
+    assert nearest_neighbors(features.bfloat16(), 3).indices_NK.shape == (60, 3)
 
 
 @pytest.mark.parametrize(

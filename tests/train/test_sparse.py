@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from reidge.train import sparse
 from reidge.train.sparse import SparseRows, TooManyEntries, make_rows
@@ -28,6 +29,23 @@ def test_one_entry_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(make_rows(stairs, 50, max_entries=entries).columns) == entries
     with pytest.raises(TooManyEntries):
         make_rows(stairs, 50, max_entries=entries - 1)
+
+
+def test_a_block_with_more_than_its_share_is_made_again_with_all_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "ROWS_AT_ONCE", 25)
+    rooms: list[int] = []
+
+    def uneven(first: int, last: int, room: int) -> sparse.Block:
+        rooms.append(room)
+        counts = np.full(last - first, 4 if first == 0 else 0)
+        columns = np.zeros(int(counts.sum()), dtype=np.int32)
+        return counts, columns, columns.astype(np.float32)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    assert len(make_rows(uneven, 50, max_entries=100).columns) == 100
+    torch.set_num_threads(threads)
+    assert sorted(rooms)[-2:] == [25, 100]
 
 
 def test_rows_become_columns() -> None:
