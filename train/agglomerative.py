@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from reidge.train.forest import root
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
-
-ROUNDING = 1e-7
-"""Distances that differ by less are equal: the two directions of a pair are summed in different order."""
 
 
 def average_linkage(distances: csr_matrix, *, eps: float = 0.6) -> NDArray[np.int64]:
     """Join the two clusters whose members are nearest on average, again and again, while that is at most `eps`.
 
-    Memory grows with the stored pairs alone, and time with little more.
+    Memory grows with the stored pairs alone, 8 bytes each beside `distances`, and time with little more.
 
     Args:
         distances: `(N, N)`, symmetric; pairs that are not stored are at distance 1.
@@ -29,11 +28,11 @@ def average_linkage(distances: csr_matrix, *, eps: float = 0.6) -> NDArray[np.in
     Returns:
         `(N,)`: for each image the number of an image of its cluster; alone, its own.
     """
-    closeness = 1 - distances.data.astype(np.float64)
-    return np.asarray(_join(distances.indptr, distances.indices.copy(), closeness, 1 - eps))
+    closeness = np.subtract(1, distances.data, dtype=np.float32)
+    return np.asarray(_join(distances.indptr, distances.indices.astype(np.int32), closeness, 1 - eps))
 
 
-@njit
+@njit(nogil=True)
 def _join(starts, members, closeness, min_closeness):  # type: ignore[no-untyped-def]
     """Follow nearest neighbours until two clusters are each other's, and join them (Murtagh, 1983).
 
@@ -46,27 +45,27 @@ def _join(starts, members, closeness, min_closeness):  # type: ignore[no-untyped
     ends, after, last = starts[1:].copy(), np.full(number, -1, dtype=np.int64), np.arange(number)
     sums, touched = np.zeros(number), np.empty(number, dtype=np.int64)
     chain, links = np.empty(number, dtype=np.int64), np.zeros(number)  # links[i]: how close chain[i] and [i + 1] are
+    waiting = np.zeros(number, dtype=np.bool_)  # in the chain
     for first in range(number):
-        chain[0], length = _owner(owners, first), 1
+        chain[0], length = root(owners, first), 1
         while True:
             top = chain[length - 1]
+            waiting[top] = True
             met = _gather(starts, ends, members, closeness, top, owners, after, last, sums, touched)
-            # The one before counts as nearest unless another is nearer: else rounding could lead round in a circle.
             nearest, best = -1, min_closeness
             if length > 1:
-                nearest, best = chain[length - 2], links[length - 2] + ROUNDING
-            for other in touched[:met]:
-                close = sums[other] / (sizes[top] * sizes[other])
-                if close > best or (close == best and nearest == -1):
-                    nearest, best = other, close
+                nearest, best = chain[length - 2], links[length - 2]
+            nearest, best = _nearest(touched[:met], sums, sizes, waiting, top, nearest, best)
             sums[touched[:met]] = 0
             if nearest == -1:
+                waiting[top] = False
                 break  # nothing is near enough, nor will be after others have joined
             if length == 1 or nearest != chain[length - 2]:
                 links[length - 1] = best
                 chain[length] = nearest
                 length += 1
                 continue
+            waiting[top] = waiting[nearest] = False
             whole, part = min(top, nearest), max(top, nearest)
             owners[part] = whole
             sizes[whole] += sizes[part]
@@ -75,11 +74,25 @@ def _join(starts, members, closeness, min_closeness):  # type: ignore[no-untyped
             if length == 0:
                 chain[0], length = whole, 1
     for image in range(number):
-        owners[image] = _owner(owners, image)
+        owners[image] = root(owners, image)
     return owners
 
 
-@njit
+@njit(nogil=True)
+def _nearest(touched, sums, sizes, waiting, top, nearest, best):  # type: ignore[no-untyped-def]
+    """Look for a cluster nearer than the one that is nearest so far, and say how close it is.
+
+    Of those waiting in the chain only the one before can be nearest. Another may seem to be, as the two directions of
+    a pair are rounded differently, and would lead round in a circle.
+    """
+    for other in touched:
+        close = sums[other] / (sizes[top] * sizes[other])
+        if not waiting[other] and (close > best or (close == best and nearest == -1)):
+            nearest, best = other, close
+    return nearest, best
+
+
+@njit(nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
     starts, ends, members, closeness, cluster, owners, after, last, sums, touched
 ):
@@ -91,7 +104,7 @@ def _gather(  # type: ignore[no-untyped-def]
     row = cluster
     while row != -1:
         for a in range(starts[row], ends[row]):
-            other = _owner(owners, members[a])
+            other = root(owners, members[a])
             if other != cluster and closeness[a] > 0:
                 if sums[other] == 0:
                     touched[met] = other
@@ -111,12 +124,3 @@ def _gather(  # type: ignore[no-untyped-def]
         row = after[row]
     after[row], last[cluster] = -1, row
     return met
-
-
-@njit
-def _owner(owners, image):  # type: ignore[no-untyped-def]
-    """Find the first image of the cluster an image is in."""
-    while owners[image] != image:
-        owners[image] = owners[owners[image]]
-        image = owners[image]
-    return image

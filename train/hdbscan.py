@@ -5,7 +5,7 @@ largest allowed distance grows. Jaccard distances tie often, so a component may 
 all are taken together, and the result does not depend on the order of the edges.
 """
 
-# N = images, E = edges, T = nodes of the tree (images first, then merges), C = clusters that were ever alive
+# N = images, E = edges of the spanning forest, C = clusters that were ever alive
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from reidge.train.forest import FAR, root, spanning_forest
 from reidge.train.labels import OUTLIER, number_clusters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-FAR = 1.0
-"""Distance of a pair that is not stored."""
 MIN_DISTANCE = 1e-6
 """Smaller distances are rounding; without a limit a few copies of an image would be infinitely stable."""
 
@@ -41,37 +40,27 @@ def hdbscan(distances: csr_matrix, *, min_samples: int = 4, min_cluster_size: in
     number = distances.shape[0]
     if number < 2:
         return np.full(number, OUTLIER, dtype=np.int64)
-    rows_E, columns_E, lengths_E = _mutual_reachability(distances, min_samples)
-    tree = _single_linkage(number, rows_E, columns_E, lengths_E)
-    cluster_N, parents_C, stabilities_C, clusters = _condense(number, *tree, min_cluster_size)
+    cores_N = _core_distances(distances.indptr, distances.data, min_samples)
+    edges_E2, lengths_E = spanning_forest(distances.indptr, distances.indices, distances.data, cores_N)
+    children, heights, sizes = _single_linkage(number, edges_E2, lengths_E, np.argsort(lengths_E, kind="stable"))
+    found = _condense(number, children, heights, sizes, min_cluster_size)
+    cluster_N, parents_C, stabilities_C, clusters = found
     chosen_C = _most_stable(parents_C[:clusters], stabilities_C[:clusters])
     return number_clusters(chosen_C[cluster_N])
 
 
-def _mutual_reachability(
-    distances: csr_matrix, min_samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Lengthen each edge to the core distances of its ends; edges below `FAR`, shortest first."""
-    core_N = _core_distances(distances.indptr, distances.data, min_samples)
-    edges = distances.tocoo()
-    lengths_E = np.maximum(np.maximum(core_N[edges.row], core_N[edges.col]), edges.data)
-    kept = np.flatnonzero((edges.row < edges.col) & (lengths_E < FAR))
-    order = kept[np.argsort(lengths_E[kept], kind="stable")]
-    return edges.row[order].astype(np.int64), edges.col[order].astype(np.int64), lengths_E[order]
-
-
-@njit
-def _core_distances(starts, lengths, min_samples):  # type: ignore[no-untyped-def]
+@njit(nogil=True)
+def _core_distances(starts, distances, min_samples):  # type: ignore[no-untyped-def]
     cores = np.full(len(starts) - 1, FAR)
     for row in range(len(cores)):
-        near = lengths[starts[row] : starts[row + 1]]
+        near = distances[starts[row] : starts[row + 1]]
         if len(near) >= min_samples:
-            cores[row] = np.sort(near)[min_samples - 1]
+            cores[row] = np.partition(near, min_samples - 1)[min_samples - 1]
     return cores
 
 
-@njit
-def _single_linkage(number, rows, columns, lengths):  # type: ignore[no-untyped-def]
+@njit(nogil=True)
+def _single_linkage(number, edges, lengths, order):  # type: ignore[no-untyped-def]
     """Join the nearest components until one is left; what no edge joins is `FAR` apart.
 
     Returns:
@@ -81,17 +70,12 @@ def _single_linkage(number, rows, columns, lengths):  # type: ignore[no-untyped-
     heights, sizes = np.zeros(2 * number - 1), np.ones(2 * number - 1, dtype=np.int64)
     above = np.arange(2 * number - 1)  # a node nearer to the root, or the root itself
     top = number
-    for edge in range(len(rows) + number - 1):
+    for step in range(len(order) + number - 1):
         # Past the edges, every image is joined with the first one.
-        left, right, height = 0, edge - len(rows) + 1, FAR
-        if edge < len(rows):
-            left, right, height = rows[edge], columns[edge], lengths[edge]
-        while above[left] != left:
-            above[left] = above[above[left]]
-            left = above[left]
-        while above[right] != right:
-            above[right] = above[above[right]]
-            right = above[right]
+        left, right, height = 0, step - len(order) + 1, FAR
+        if step < len(order):
+            left, right, height = edges[order[step], 0], edges[order[step], 1], lengths[order[step]]
+        left, right = root(above, left), root(above, right)
         if left != right:
             children[top, 0], children[top, 1] = left, right
             heights[top], sizes[top] = height, sizes[left] + sizes[right]
@@ -100,7 +84,7 @@ def _single_linkage(number, rows, columns, lengths):  # type: ignore[no-untyped-
     return children, heights, sizes
 
 
-@njit
+@njit(nogil=True)
 def _condense(number, children, heights, sizes, min_size):  # type: ignore[no-untyped-def]
     """Follow the clusters from the root down: where a component falls apart, parts of `min_size` live on.
 
@@ -138,7 +122,7 @@ def _condense(number, children, heights, sizes, min_size):  # type: ignore[no-un
     return cluster_of, parents, stabilities, clusters
 
 
-@njit
+@njit(nogil=True)
 def _descend(node, height, number, children, heights, found):  # type: ignore[no-untyped-def]
     """Write to `found` the images and the merges below `height` that a node consists of; say how many there are."""
     met, depth = 0, 1
@@ -155,20 +139,21 @@ def _descend(node, height, number, children, heights, found):  # type: ignore[no
     return met
 
 
-def _most_stable(parents_C: NDArray[np.int64], stabilities_C: NDArray[np.float64]) -> NDArray[np.int64]:
+@njit(nogil=True)
+def _most_stable(parents, stabilities):  # type: ignore[no-untyped-def]
     """Choose the clusters, none within another and never the root, of the largest stability in all.
 
     Returns:
-        `(C,)`: the chosen cluster that each lies in or is; `OUTLIER` where there is none.
+        For each cluster the chosen one that it lies in or is; `OUTLIER` where there is none.
     """
-    best_C, below_C = stabilities_C.copy(), np.zeros(len(parents_C))
-    chosen = np.zeros(len(parents_C), dtype=bool)
-    for cluster in range(len(parents_C) - 1, 0, -1):  # children have larger numbers
-        chosen[cluster] = below_C[cluster] <= stabilities_C[cluster]
-        best_C[cluster] = max(below_C[cluster], stabilities_C[cluster])
-        below_C[parents_C[cluster]] += best_C[cluster]
-    owners_C = np.full(len(parents_C), OUTLIER, dtype=np.int64)
-    for cluster in range(1, len(parents_C)):
-        owner = owners_C[parents_C[cluster]]
-        owners_C[cluster] = cluster if owner == OUTLIER and chosen[cluster] else owner
-    return owners_C
+    best, below = stabilities.copy(), np.zeros(len(parents))
+    chosen = np.zeros(len(parents), dtype=np.bool_)
+    for cluster in range(len(parents) - 1, 0, -1):  # children have larger numbers
+        chosen[cluster] = below[cluster] <= stabilities[cluster]
+        best[cluster] = max(below[cluster], stabilities[cluster])
+        below[parents[cluster]] += best[cluster]
+    owners = np.full(len(parents), OUTLIER, dtype=np.int64)
+    for cluster in range(1, len(parents)):
+        owner = owners[parents[cluster]]
+        owners[cluster] = cluster if owner == OUTLIER and chosen[cluster] else owner
+    return owners

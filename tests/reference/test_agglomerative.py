@@ -22,7 +22,7 @@ def sparse_distances(number: int, far: float, seed: int) -> tuple[csr_matrix, np
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.3, 0.6, 0.95])
-@pytest.mark.parametrize(("number", "far"), [(200, 0.15), (150, 0.5), (40, 0.99), (2, 0.9)])
+@pytest.mark.parametrize(("number", "far"), [(1000, 0.9), (200, 0.15), (150, 0.5), (40, 0.99), (2, 0.9)])
 def test_sparse_average_linkage_equals_scipys_dense_one(number: int, far: float, eps: float) -> None:
     sparse, dense = sparse_distances(number, far, seed=number)
     expected = fcluster(linkage(squareform(dense, checks=False), "average"), eps, "distance")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -27,3 +29,13 @@ def test_the_distances_stay_as_they_were() -> None:
 def test_images_alone_stay_alone() -> None:
     assert average_linkage(csr_matrix((3, 3)), eps=0.9).tolist() == [0, 1, 2]
     assert average_linkage(csr_matrix((0, 0)), eps=0.9).tolist() == []
+
+
+def test_a_pair_takes_eight_bytes_beside_the_distances() -> None:
+    distances = csr_matrix(np.full((500, 500), 0.25, dtype=np.float32))
+    average_linkage(distances[:2, :2], eps=0.3)  # compiled
+    tracemalloc.start()
+    average_linkage(distances, eps=0.3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 9 * distances.nnz
