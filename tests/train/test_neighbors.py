@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from reidge.edge.errors import InputError
+from reidge.train import approximate
 from reidge.train import neighbors as module
 from reidge.train.jaccard import jaccard_distances
 from reidge.train.neighbors import AllAlike, SearchConfig, nearest_neighbors
@@ -148,9 +149,9 @@ def test_searching_all_cells_by_all_components_misses_nothing() -> None:
 
 
 def test_a_search_that_cannot_have_the_recall_ends_and_says_what_it_has() -> None:
-    strewn = unit(2000, width=200)
+    strewn = unit(5000, width=200)
     config = SearchConfig(exact_up_to=0, dimensions=4, compared=20, min_recall=1)
-    recall = nearest_neighbors(strewn, 10, config=config).recall
+    recall = nearest_neighbors(strewn, 5, config=config).recall
     assert recall is not None
     assert 0 < recall < 0.5
 
@@ -171,6 +172,25 @@ def test_cells_give_the_same_neighbours_each_time() -> None:
     assert first.recall == second.recall
 
 
-def test_an_index_beyond_the_memory_allowed_is_refused() -> None:
-    with pytest.raises(InputError, match=r"takes 0\.\d GiB, more than half of the 1e-05 allowed"):
-        nearest_neighbors(crowd(1000), 10, config=SearchConfig(exact_up_to=0), memory_gib=1e-5)
+def test_neighbours_of_neighbours_find_what_cells_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = crowd(5000)
+    config = SearchConfig(exact_up_to=0, dimensions=4, compared=50, min_recall=0.97)
+    assert nearest_neighbors(features, 10, config=config).recall > 0.97  # type: ignore[operator]
+    monkeypatch.setattr(approximate, "MAX_ROUNDS", 0)
+    assert nearest_neighbors(features, 10, config=config).recall < 0.6  # type: ignore[operator]
+
+
+def test_little_memory_shortens_the_lists_before_the_search_is_refused() -> None:
+    features, config = crowd(1000), SearchConfig(exact_up_to=0, min_recall=0.9)
+    assert nearest_neighbors(features, 10, config=config, memory_gib=3e-4).indices_NK.shape == (1000, 10)
+    with pytest.raises(InputError, match=r"takes 0\.0002 GiB, more than the 1e-05 allowed"):
+        nearest_neighbors(features, 10, config=config, memory_gib=1e-5)
+
+
+def test_the_nearest_of_two_may_be_asked_for() -> None:
+    features = crowd(500)
+    config = SearchConfig(exact_up_to=0)
+    assert nearest_neighbors(features, 1, config=config).indices_NK.tolist() == [[i] for i in range(500)]
+    found = nearest_neighbors(features, 2, config=config)
+    assert found.recall is not None
+    assert found.recall > 0.98
