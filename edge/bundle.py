@@ -76,6 +76,10 @@ class Parity(BaseModel, frozen=True, extra="forbid"):
     """Share of each crop's ten nearest neighbours that is the same in both."""
 
 
+Interval = tuple[float, float]
+"""Low and high end."""
+
+
 class ThresholdReport(BaseModel, frozen=True, extra="forbid"):
     """When two tracks are taken for one person, and how that was found."""
 
@@ -98,6 +102,13 @@ class ThresholdReport(BaseModel, frozen=True, extra="forbid"):
     """Similarities of all pairs of tracklets, whoever they are."""
     same_match_rate: float | None = Field(None, ge=0, le=1)
     """Share of same-person pairs that reach `min_similarity`."""
+    found_false_match_rate: float | None = Field(None, ge=0, le=1)
+    """Share of the known different pairs that reach `min_similarity`; None where none are known."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the three intervals below; from resampling tracklets, as pairs share them."""
+    min_similarity_interval: Interval | None = None
+    same_match_interval: Interval | None = None
+    found_false_match_interval: Interval | None = None
 
 
 class Quantisation(BaseModel, frozen=True, extra="forbid"):
@@ -113,6 +124,18 @@ class Quantisation(BaseModel, frozen=True, extra="forbid"):
     """The accuracy gates failed and the export was told to go on."""
 
 
+class Coverage(BaseModel, frozen=True, extra="forbid"):
+    """What the calibration crops show of the site."""
+
+    cameras: dict[str, int]
+    """Calibration crops of every camera of the crop folder, 0 included."""
+    tracklets: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    """From the earliest to the latest of them."""
+    near_duplicates: int = Field(0, ge=0)
+    """Crops passed over because one that looks the same, of the same camera, was drawn before."""
+
+
 class Provenance(BaseModel, frozen=True, extra="forbid"):
     """Where a bundle comes from."""
 
@@ -125,6 +148,7 @@ class Provenance(BaseModel, frozen=True, extra="forbid"):
     """Over the calibration crops, as resized for the encoder."""
     calibration_crops: int = Field(ge=0)
     held_out_crops: int = Field(0, ge=0)
+    coverage: Coverage | None = None
     data_sha256: str | None = None
     """Over the index of the crop folder that calibration crops were drawn from."""
     recipe: dict[str, Any] | None = None

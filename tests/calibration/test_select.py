@@ -1,25 +1,38 @@
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from reidge.calibration.select import leave_out_unreadable, select_crops
+from reidge.calibration.select import (
+    Looks,
+    leave_out_unreadable,
+    read_crop_sets,
+    select_crops,
+    spread,
+    take_turns,
+    weaknesses,
+)
+from reidge.edge.bundle import Coverage
 from reidge.edge.crops import CropRecord, CropWriter, read_crop_folder
-from reidge.edge.errors import InputError
+from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
 
-def crop(camid: str, tracklet: str, shot: int) -> CropRecord:
+
+def crop(camid: str, tracklet: str, shot: float) -> CropRecord:
     return CropRecord(
         path=f"{camid}/{tracklet}/{shot}.jpg",
         camid=camid,
         tracklet=f"{camid}-{tracklet}",
-        captured_at=float(shot),
+        captured_at=shot,
         x1=0,
         y1=0,
         x2=1,
@@ -69,6 +82,122 @@ def test_a_single_tracklet_is_split_by_crop() -> None:
 def test_a_single_crop_serves_both() -> None:
     selection = select_crops(RECORDS[:1], calibration_size=100, held_out_size=100, seed=0)
     assert selection.calibration == selection.held_out == (0,)
+
+
+def test_each_camera_gives_up_a_third_of_its_tracklets_and_never_its_only_one() -> None:
+    records = [crop(camid, f"t{n}", 0) for camid, count in (("a", 9), ("b", 3), ("c", 1)) for n in range(count)]
+    selection = select_crops(records, calibration_size=100, held_out_size=100, seed=3)
+    assert Counter(records[index].camid for index in selection.held_out) == {"a": 3, "b": 1}
+    assert Counter(records[index].camid for index in selection.calibration) == {"a": 6, "b": 2, "c": 1}
+
+
+def test_a_quiet_night_takes_turns_with_a_busy_noon() -> None:
+    # 60 tracklets in the first hour, one in the eighth.
+    records = [crop("a", f"t{n}", float(n)) for n in range(60)] + [crop("a", "night", 8 * 3600.0)]
+    for seed in range(5):
+        chosen = take_turns(records, [[index] for index in range(61)], 2, random.Random(seed))
+        assert 60 in chosen
+
+
+def looks(embeddings: Sequence[Sequence[float]], greys: Sequence[float] | None = None) -> Looks:
+    """Embeddings brought to unit length, and thumbnails of a single pixel, all different unless given."""
+    embeddings_ND = np.array(embeddings, dtype=np.float32)
+    embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
+    greys = greys or [20.0 * place for place in range(len(embeddings))]
+    return Looks(embeddings_ND=embeddings_ND, thumbnails_NP=np.array(greys, dtype=np.float32)[:, None])
+
+
+def test_rare_looks_are_drawn_before_more_of_the_same() -> None:
+    # Fifty crops of two common looks and one that is rare; three draws by chance would find it in 6 of 100 cases.
+    common = [(1, 0.001 * n, 0) for n in range(25)] + [(0, 1, 0.001 * n) for n in range(25)]
+    for seed in range(10):
+        drawn, _ = spread([("a", 0)] * 51, looks([*common, (0, 0, 1)]), 3, random.Random(seed))
+        assert 50 in drawn
+        assert {place // 25 for place in drawn} == {0, 1, 2}
+
+
+def test_cells_of_camera_and_time_take_turns_whatever_the_looks() -> None:
+    cells = [("a", 0)] * 20 + [("a", 1)] * 2 + [("b", 0)] * 2
+    vectors = np.random.default_rng(0).normal(size=(24, 4)).tolist()
+    drawn, _ = spread(cells, looks(vectors), 6, random.Random(0))
+    assert Counter(cells[place] for place in drawn) == {("a", 0): 2, ("a", 1): 2, ("b", 0): 2}
+
+
+def test_near_duplicates_of_one_camera_are_passed_over() -> None:
+    # The second looks like the first to encoder and eye; the third only to the encoder, the fourth only to the eye.
+    alike = looks([(1, 0), (1, 0.01), (1, 0), (0, 1)], greys=[100, 103, 160, 100])
+    drawn, duplicates = spread([("a", 0)] * 4, alike, 4, random.Random(0))
+    assert (len(drawn), duplicates) == (3, 1)
+    assert {2, 3} < set(drawn)
+
+
+def test_the_same_picture_in_another_camera_is_no_duplicate() -> None:
+    drawn, duplicates = spread([("a", 0), ("b", 0)], looks([(1, 0), (1, 0)], [50, 50]), 2, random.Random(0))
+    assert (sorted(drawn), duplicates) == ([0, 1], 0)
+
+
+def test_an_encoder_that_finds_everything_alike_leaves_the_choice_to_chance() -> None:
+    drawn, duplicates = spread([("a", 0)] * 30, looks([(1, 0)] * 30), 10, random.Random(0))
+    assert (len(set(drawn)), duplicates) == (10, 0)
+
+
+def embed_mean_colour(crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    means_N3 = crops_NHW3.mean(axis=(1, 2), dtype=np.float64) + 1
+    return (means_N3 / np.linalg.norm(means_N3, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_folder_of_one_picture_over_and_over_calibrates_on_one_and_says_so(tmp_path: Path) -> None:
+    with CropWriter(tmp_path / "crops") as writer:
+        for shot in range(30):
+            writer.add(np.full((40, 20, 3), 90, np.uint8), crop("cam1", f"t{shot // 3}", shot))
+    sets = read_crop_sets(
+        tmp_path / "crops",
+        size=(32, 16),
+        resize="linear",
+        calibration_size=64,
+        held_out_size=8,
+        seed=0,
+        embed=embed_mean_colour,
+    )
+    assert len(sets.calibration_NHW3) == 1
+    assert (sets.coverage.cameras, sets.coverage.near_duplicates) == ({"cam1": 1}, 20)  # 7 of 10 tracklets
+    assert "only 1 calibration crops (20 look like another one)" in weaknesses(sets.coverage)[0]
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    write_crops(tmp_path / "crops", 8)
+    with pytest.raises(ReidgeError, match="not finite"):
+        read_crop_sets(
+            tmp_path / "crops",
+            size=(32, 16),
+            resize="linear",
+            calibration_size=4,
+            held_out_size=4,
+            seed=0,
+            embed=lambda crops_NHW3: np.full((len(crops_NHW3), 2), np.nan, np.float32),
+        )
+
+
+@pytest.mark.parametrize(
+    ("cameras", "lines"),
+    [
+        ({"hall": 40, "door": 40}, []),
+        ({"hall": 33, "door": 30}, ["only 63 calibration crops, better 64 or more: harvest more footage."]),
+        (
+            {"hall": 80},
+            [
+                "all calibration crops come from one camera, hall: INT8 and the match threshold are checked for no "
+                "other. Harvest footage of every camera of the site."
+            ],
+        ),
+        (
+            {"hall": 40, "door": 40, "gate": 0},
+            ["no calibration crop shows gate: harvest more footage of these cameras."],
+        ),
+    ],
+)
+def test_what_calibration_crops_fail_to_show_is_said(cameras: dict[str, int], lines: list[str]) -> None:
+    assert weaknesses(Coverage(cameras=cameras, tracklets=20, seconds=60)) == tuple(lines)
 
 
 def write_crops(root: Path, count: int) -> None:
