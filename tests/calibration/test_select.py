@@ -143,7 +143,8 @@ def test_an_encoder_that_finds_everything_alike_leaves_the_choice_to_chance() ->
 
 def embed_mean_colour(crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
     means_N3 = crops_NHW3.mean(axis=(1, 2), dtype=np.float64) + 1
-    return (means_N3 / np.linalg.norm(means_N3, axis=1, keepdims=True)).astype(np.float32)
+    units_N3: NDArray[np.float64] = means_N3 / np.linalg.norm(means_N3, axis=1, keepdims=True)
+    return units_N3.astype(np.float32)
 
 
 def test_a_folder_of_one_picture_over_and_over_calibrates_on_one_and_says_so(tmp_path: Path) -> None:
