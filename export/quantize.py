@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from reidge.edge.errors import ReidgeError
+from reidge.export.dialect import check_dialect
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -74,6 +75,7 @@ def quantize(model: ModelProto, ranges: Mapping[str, float], *, float_blocks: Co
         result.graph.node.extend([*writer.take_nodes(), node])
     result.graph.initializer.extend(writer.initializers)
     onnx.checker.check_model(result, full_check=True)
+    check_dialect(result)
     return result
 
 
