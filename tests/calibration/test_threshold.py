@@ -5,16 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reidge.calibration.threshold import (
-    PairSimilarities,
-    calibrate_threshold,
-    choose_threshold,
-    collect_pairs,
-    least_above,
-    mixed_tail_quantile,
-    sample_records,
-    tail_quantile,
-)
+from reidge.calibration.pairs import Ends, PairSimilarities, collect_pairs, sample_records
+from reidge.calibration.tails import least_above, mixed_tail_quantile, quantile_of_ordered, tail_quantile
+from reidge.calibration.threshold import calibrate_threshold, choose_threshold, rate_curve
 from reidge.edge.crops import CropRecord
 
 Vectors = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -112,6 +105,12 @@ def test_an_exponential_tail_is_read_off_exactly() -> None:
     assert tail_quantile(exponential(10_000), 0.001) == pytest.approx(0.1 * np.log(1000), rel=0.01)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.123, 0.999, 1.0])
+def test_a_quantile_of_ordered_values_is_numpys(level: float) -> None:
+    values = np.sort(np.random.default_rng(0).normal(size=37))
+    assert quantile_of_ordered(values, level) == pytest.approx(np.quantile(values, level))
+
+
 @pytest.mark.parametrize("same_share", [0.0, 0.02, 0.1])
 def test_pairs_of_one_person_are_taken_out_of_the_tail(same_share: float) -> None:
     different = exponential(20_000)
@@ -192,3 +191,88 @@ def test_samples_are_spread_in_time_and_keep_tracklets_together() -> None:
     assert tracklets == list(range(tracklets[0], tracklets[0] + 5))
     assert [records[index].captured_at % 100 for index in chosen[:3]] == [0, 4, 8]
     assert len(chosen) == 15
+
+
+def everyone_at_once(similarities_TT: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> PairSimilarities:
+    """Tracklets all in view at the same time, with these similarities; the halves of each are alike."""
+    ends_P2 = np.stack(np.triu_indices(len(similarities_TT), k=1), axis=1)
+    all_P = similarities_TT[ends_P2[:, 0], ends_P2[:, 1]]
+    same_P, halved_P = np.full(len(similarities_TT), 0.95), np.arange(len(similarities_TT))
+    return PairSimilarities(
+        tracklets=len(similarities_TT),
+        different_P=all_P,
+        same_P=same_P,
+        all_P=all_P,
+        ends=Ends(different_P2=ends_P2, same_P=halved_P, all_P2=ends_P2),
+    )
+
+
+def test_one_odd_tracklet_is_one_piece_of_evidence_and_not_as_many_as_it_has_pairs() -> None:
+    # Of 12 people one looks like all others: 11 of 66 pairs, 0.167, reach 0.9. Resampled as pairs that would be known
+    # to within 0.09; yet a draw of 12 misses that one person in a third of all cases, and then no pair reaches 0.9.
+    similarities_TT = np.full((12, 12), 0.1)
+    similarities_TT[0] = similarities_TT[:, 0] = 0.9
+    report = choose_threshold(everyone_at_once(similarities_TT), false_match_rate=0.2)
+    assert report.min_similarity == pytest.approx(0.1)  # 13 of 66 pairs may pass, and 11 do
+    assert report.found_false_match_rate == pytest.approx(11 / 66)
+    assert report.found_false_match_interval is not None
+    low, high = report.found_false_match_interval
+    assert low == 0
+    assert 0.3 < high < 0.7
+
+
+def test_no_false_match_among_few_people_is_no_proof_that_there_is_none() -> None:
+    # With 16 people there are 8 pairs without anybody in common: 1 - 0.05 ** (1/8) = 0.312.
+    report = choose_threshold(everyone_at_once(np.full((16, 16), 0.1)), false_match_rate=0.1)
+    assert report.found_false_match_rate == 0
+    assert report.found_false_match_interval == pytest.approx((0, 0.3123), abs=1e-4)
+    assert report.same_match_rate == 1
+    assert report.same_match_interval == pytest.approx((1 - 0.1707, 1), abs=1e-4)  # 1 - 0.05 ** (1/16)
+
+
+def see_strangers(rng: np.random.Generator, people: int) -> PairSimilarities:
+    centres = rng.normal(size=(people, 24)) * np.linspace(2, 0.2, 24)
+    units = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    return everyone_at_once(units @ units.T)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.quantile(see_strangers(rng, 1500).different_P, 0.95)
+    hits = 0
+    for _ in range(60):
+        report = choose_threshold(see_strangers(rng, 40), false_match_rate=0.05)
+        assert report.min_similarity_interval is not None
+        low, high = report.min_similarity_interval
+        hits += int(low <= truth <= high)
+    assert hits >= 54  # 95 % of 60 is 57; fewer than 54 come once in 30 times if the intervals are right
+
+
+def test_the_seed_decides_the_interval_and_nothing_else() -> None:
+    pairs = see_strangers(np.random.default_rng(1), 20)
+    first, again, other = (choose_threshold(pairs, false_match_rate=0.05, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first.min_similarity == other.min_similarity
+
+
+def test_without_a_threshold_or_without_knowing_whose_pairs_there_are_no_intervals() -> None:
+    nothing = choose_threshold(pairs_of(same=(0.8,), tracklets=1), false_match_rate=0.01)
+    assert (nothing.min_similarity_interval, nothing.found_false_match_rate) == (None, None)
+    unknown = choose_threshold(pairs_of(different=1000, same=(0.8,), tracklets=40), false_match_rate=0.01)
+    assert (unknown.min_similarity_interval, unknown.same_match_interval) == (None, None)
+    assert unknown.found_false_match_rate == 0.01
+
+
+def test_the_curve_falls_and_lies_in_its_band() -> None:
+    pairs = see_strangers(np.random.default_rng(2), 30)
+    curve = rate_curve(pairs)
+    assert curve.different is not None
+    assert curve.same is not None
+    assert (np.diff(curve.different.rate_C) <= 0).all()
+    assert (curve.different.low_C <= curve.different.rate_C).all()
+    assert (curve.different.rate_C <= curve.different.high_C).all()
+    assert curve.different.rate_C[0] == 1
+    at = int(np.searchsorted(curve.similarity_C, 0.5))
+    assert curve.different.rate_C[at] == np.mean(pairs.different_P >= curve.similarity_C[at])
+    assert rate_curve(pairs_of(same=(0.5, 0.9), tracklets=2)).different is None
