@@ -71,9 +71,10 @@ class Sides:
         ensure(simulation, path)
         return simulation, path
 
-    def plain(self, images: int, members: int) -> tuple[Simulation, Path]:
+    def plain(self, images: int, args: argparse.Namespace) -> tuple[Simulation, Path]:
         """Write embeddings without copies, isolated images or hubs."""
-        return self.simulate(f"plain-{images}-{members}", images=images, members=members)
+        shape = {"members": args.members, "noise": args.noise, "decay": args.decay}
+        return self.simulate("-".join(map(str, ("plain", images, *shape.values()))), images=images, **shape)
 
     def run(self, task: str, features: Path, **arguments: Any) -> dict[str, Any]:
         """Run a task in a process of its own and return what it measured.
@@ -106,7 +107,7 @@ def compare_speed(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
     """Let both sides take turns; ratios are medians over the rounds."""
     rows = []
     for images in args.images:
-        simulation, path = sides.plain(images, args.members)
+        simulation, path = sides.plain(images, args)
         needed = DENSE_MATRICES * 4 * images**2 / 2**30
         available = describe_memory().get("available_gib", 0)
         if needed > available:
@@ -154,11 +155,11 @@ def _ratio(rounds: list[dict[str, Any]], cost: Callable[[dict[str, Any]], float]
 
 def measure_scale(sides: Sides, args: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
     """Measure neighbours in one process, and the rest in another that reads them: its memory is its own."""
-    rows = {(row["images"], row["simulation"]["members"]): row for row in earlier.get("rows", [])}
+    rows = {json.dumps(row["simulation"]): row for row in earlier.get("rows", [])}
     for images in args.images:
-        simulation, path = sides.plain(images, args.members)
-        neighbors = path.with_name(f"neighbors-{images}-{args.members}.npz")
-        row = rows.get((images, args.members), {})
+        simulation, path = sides.plain(images, args)
+        neighbors, key = path.with_name(f"neighbors-{path.stem}.npz"), json.dumps(asdict(simulation))
+        row = rows.get(key, {})
         if args.part != "cluster":
             row |= sides.run("sparse", path, save=str(neighbors))
         elif not neighbors.exists() or neighbors.stat().st_mtime < path.stat().st_mtime:
@@ -166,8 +167,8 @@ def measure_scale(sides: Sides, args: argparse.Namespace, earlier: dict[str, Any
         if args.part != "knn":
             row |= sides.run("sparse", path, neighbors=str(neighbors))
         about = {"simulation": asdict(simulation), "images": images, "date": provenance()["date"]}
-        rows[images, args.members] = {**row, **about}
-    return {"rows": [rows[key] for key in sorted(rows)]}
+        rows[key] = {**row, **about}
+    return {"rows": sorted(rows.values(), key=lambda row: row["images"])}
 
 
 def measure_hubs(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def measure_gpu(sides: Sides, args: argparse.Namespace) -> dict[str, Any]:
     """Measure the whole step on a GPU."""
     rows = []
     for images in args.images:
-        simulation, path = sides.plain(images, args.members)
+        simulation, path = sides.plain(images, args)
         figures = sides.run("gpu", path, rounds=args.rounds)
         row = {"simulation": asdict(simulation), "images": images, **figures}
         rows.append({**row, "seconds": statistics.median(figures["rounds"])})
@@ -219,6 +220,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--members", type=int, default=17, help="images of a person in speed, scale and gpu (default: %(default)s)"
     )
+    for name, of in (("noise", "length of an image's own part"), ("decay", "fall of the spectrum")):
+        default = Simulation.__dataclass_fields__[name].default
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"{of}, likewise (default: %(default)s)")
     parser.add_argument("--dimensions", type=int, default=2048, help="of the embeddings (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of speed, hub and gpu (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of either side (default: %(default)s)")

@@ -64,30 +64,35 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
 def scale_table(rows: Sequence[dict[str, Any]]) -> str:
     """What was measured by number of images, and what follows from it for more."""
     header = [
-        "images", "of a person", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak", "goal", "clusters",
+        "images", "of a person", "noise", "in 128 components", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak", "goal", "clusters",
         "outliers",
     ]  # fmt: skip
     lines = []
-    for members in sorted({row["simulation"]["members"] for row in rows}):
-        # Larger clusters cost more: sizes are compared at the same number of images of a person.
-        alike = [row for row in rows if row["simulation"]["members"] == members]
+    for shape in sorted({_shape(row) for row in rows}):
+        # Sizes say how costs grow where all else is the same.
+        alike = [row for row in rows if _shape(row) == shape]
         lines += [_scale_line(row) for row in alike]
-        lines += [line for line in (_beyond_line(alike, images) for images in BEYOND) if any(line[2:])]
+        lines += [line for line in (_beyond_line(alike, images) for images in BEYOND) if any(line[4:])]
     return markdown_table(header, lines)
 
 
+def _shape(row: dict[str, Any]) -> tuple[str, ...]:
+    """What shapes the embeddings: images of a person, noise, share of the variance in 128 principal components."""
+    simulation = row["simulation"]
+    variances = [place ** (-2 * simulation["decay"]) for place in range(1, simulation["dimensions"] + 1)]
+    return str(simulation["members"]), str(simulation["noise"]), percent(sum(variances[:128]) / sum(variances))
+
+
 def _scale_line(row: dict[str, Any]) -> list[str]:
-    line = [count(row["images"]), str(row["simulation"]["members"]), *[""] * 9]
+    knn, rest = [""] * 3, [""] * 3
+    found = ["", ""]
     if "knn" in row:
-        line[2] = duration(row["knn"]["seconds"])
-        line[3] = "exact" if row["recall"] is None else f"{row['checked_recall']:.3f}"
-        line[4] = gib(row["knn"]["peak_mib"])
+        recall = "exact" if row["recall"] is None else f"{row['checked_recall']:.3f}"
+        knn = [duration(row["knn"]["seconds"]), recall, gib(row["knn"]["peak_mib"])]
     if "jaccard" in row:
-        line[5:7] = [duration(row[part]["seconds"]) for part in ("jaccard", "dbscan")]
-        line[7] = gib(_peak(row))
-        line[9:] = [count(row["clusters"]), percent(row["outliers"])]
-    line[8] = SCALE_GOALS.get(row["images"], "")
-    return line
+        rest = [*(duration(row[part]["seconds"]) for part in ("jaccard", "dbscan")), gib(_peak(row))]
+        found = [count(row["clusters"]), percent(row["outliers"])]
+    return [count(row["images"]), *_shape(row), *knn, *rest, SCALE_GOALS.get(row["images"], ""), *found]
 
 
 def _beyond_line(rows: Sequence[dict[str, Any]], images: int) -> list[str]:
@@ -100,8 +105,13 @@ def _beyond_line(rows: Sequence[dict[str, Any]], images: int) -> list[str]:
         for part in ("jaccard", "dbscan")
     ]
     mib = extrapolate([(row["images"], _peak(row)) for row in clustered], images)
-    members = str(rows[0]["simulation"]["members"])
-    cells = [members, _about(knn, duration), "", _about(knn_mib, gib), *(_about(cost, duration) for cost in costs)]
+    cells = [
+        *_shape(rows[0]),
+        _about(knn, duration),
+        "",
+        _about(knn_mib, gib),
+        *(_about(cost, duration) for cost in costs),
+    ]
     return [f"*{count(images)}, extrapolated*", *cells, _about(mib, gib), "", "", ""]
 
 

@@ -228,7 +228,7 @@ def test_ratios_are_medians_over_the_rounds(benchmark: Benchmark) -> None:
 def row(images: int, seconds: float, recall: float | None, members: int = 17) -> dict[str, Any]:
     cost = {"seconds": seconds, "peak_mib": seconds}
     parts: dict[str, Any] = {"knn": cost, "jaccard": cost, "dbscan": cost}
-    parts["simulation"] = {"members": members}
+    parts["simulation"] = {"members": members, "noise": 0.8, "decay": 0.0, "dimensions": 512}
     return {"images": images, "recall": recall, "checked_recall": 0.98, "clusters": 9, "outliers": 0.1, **parts}
 
 
@@ -252,12 +252,12 @@ def test_one_size_or_two_of_a_kind_say_nothing_of_larger_ones(benchmark: Benchma
 def test_the_table_marks_what_is_extrapolated_and_shows_goals(benchmark: Benchmark) -> None:
     rows = [row(12_936, 1.0, None), row(100_000, 30.0, 0.99), row(1_000_000, 600.0, 0.99)]
     lines = benchmark("clustering_tables").scale_table(rows).splitlines()
-    assert lines[2].startswith("| 12,936 | 17 | 1.0 s | exact |")
+    assert lines[2].startswith("| 12,936 | 17 | 0.8 | 25.0 % | 1.0 s | exact |")
     assert "<= 40 s, 1.5 GiB" in lines[3]
     assert "| 10 min | 0.980 |" in lines[4]
     assert "<= 15 min, 8 GiB, recall >= 0.97" in lines[4]
     # 600 s is 20 times 30 s: ten times as many images take 20 times as long again.
-    assert lines[6].startswith("| *10,000,000, extrapolated* | 17 | *3.3 h* |")
+    assert lines[6].startswith("| *10,000,000, extrapolated* | 17 | 0.8 | 25.0 % | *3.3 h* |")
 
 
 def test_sizes_are_compared_at_the_same_number_of_images_of_a_person(benchmark: Benchmark) -> None:
