@@ -64,8 +64,8 @@ def speed_table(rows: Sequence[dict[str, Any]]) -> str:
 def scale_table(rows: Sequence[dict[str, Any]]) -> str:
     """What was measured by number of images, and what follows from it for more."""
     header = [
-        "images", "of a person", "noise", "in 128 components", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak", "goal", "clusters",
-        "outliers",
+        "images", "of a person", "noise", "in 128 components", "k-NN", "recall@30", "peak", "Jaccard", "DBSCAN", "peak",
+        "goal", "clusters", "outliers",
     ]  # fmt: skip
     lines = []
     for shape in sorted({_shape(row) for row in rows}):
