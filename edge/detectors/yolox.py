@@ -8,11 +8,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.detection import Detections, ious
+from reidge.edge.detectors.letterbox import GREY, letterbox, restore, suppress_overlaps
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from reidge.edge.detection import Detections
+
 STRIDES = (8, 16, 32)
-LETTERBOX_GREY = 114
 
 
 class YoloxConfig(BaseModel, frozen=True, extra="forbid"):
@@ -76,13 +76,12 @@ class YoloxDetector:
 
     def detect(self, camid: str, image_HW3: NDArray[np.uint8]) -> Detections:
         """Find the people in a frame; the camera makes no difference."""
-        picture_13HW, scale = letterbox(image_HW3, self.size)
-        raw_AC = self._run(picture_13HW)
+        picture_HW3, scale = letterbox(image_HW3, self.size)
+        raw_AC = self._run(np.ascontiguousarray(picture_HW3.transpose(2, 0, 1)[None], dtype=np.float32))
         scores_A = raw_AC[:, 4] * raw_AC[:, 5 + self.config.person_class]
         keep_A = scores_A >= self.config.min_score
-        boxes_N4 = self._decode(raw_AC[keep_A, :4], keep_A) / scale
-        height, width = image_HW3.shape[:2]
-        found = Detections.from_arrays(np.clip(boxes_N4, 0, [width, height, width, height]), scores_A[keep_A])
+        boxes_N4 = self._decode(raw_AC[keep_A, :4], keep_A)
+        found = restore(boxes_N4, scores_A[keep_A], image_HW3=image_HW3, scale=scale)
         return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
 
     def _decode(self, raw_N4: NDArray[np.float32], keep_A: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -95,7 +94,7 @@ class YoloxDetector:
         """Run once on grey, so that a wrong network is refused at the start and not at the first frame."""
         height, width = self.size
         try:
-            raw_AC = self._run(np.full((1, 3, height, width), LETTERBOX_GREY, dtype=np.float32))
+            raw_AC = self._run(np.full((1, 3, height, width), GREY, dtype=np.float32))
         except Exception as error:  # each runtime has its own many kinds
             raise InputError(
                 f"{self.config.path} is not a YOLOX: it does not take a float picture (1, 3, {height}, {width}). "
@@ -109,20 +108,6 @@ class YoloxDetector:
             )
 
 
-def letterbox(image_HW3: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.float32], float]:
-    """Scale a frame into the network's input, grey below and to the right.
-
-    Returns:
-        `(1, 3, H, W)` float32, BGR, 0 to 255; and the factor by which the frame was scaled.
-    """
-    height, width = size
-    scale = min(height / image_HW3.shape[0], width / image_HW3.shape[1])
-    inner = (max(1, int(image_HW3.shape[1] * scale)), max(1, int(image_HW3.shape[0] * scale)))
-    canvas_HW3 = np.full((height, width, 3), LETTERBOX_GREY, dtype=np.uint8)
-    canvas_HW3[: inner[1], : inner[0]] = cv2.resize(image_HW3, inner, interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(canvas_HW3.transpose(2, 0, 1)[None], dtype=np.float32), scale
-
-
 def make_grid(size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Column and row of each anchor's cell, `(A, 2)`, and its stride, `(A, 1)`, stride by stride, row by row."""
     cells, strides = [], []
@@ -131,17 +116,6 @@ def make_grid(size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.fl
         cells.append(np.stack([columns.ravel(), rows.ravel()], axis=1))
         strides.append(np.full((rows.size, 1), stride))
     return np.concatenate(cells).astype(np.float32), np.concatenate(strides).astype(np.float32)
-
-
-def suppress_overlaps(found: Detections, *, max_iou: float) -> NDArray[np.intp]:
-    """Rows that stay when of two boxes that overlap more than `max_iou` only the surer is kept, surest first."""
-    order = np.argsort(-found.scores_N, kind="stable")
-    iou_NN = ious(found.boxes_N4[order], found.boxes_N4[order])
-    kept: list[int] = []
-    for row in range(len(order)):
-        if not kept or iou_NN[row, kept].max() <= max_iou:
-            kept.append(row)
-    return order[kept]
 
 
 def _open_network(

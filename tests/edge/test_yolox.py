@@ -7,10 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reidge.edge.detection import Detections
 from reidge.edge.detectors import open_detector
 from reidge.edge.detectors import yolox as module
-from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector, letterbox, make_grid, suppress_overlaps
+from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector, make_grid
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, read_footage
 
@@ -74,26 +73,12 @@ def test_boxes_end_at_the_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes_N4, [[0, 0, 64, 48]])
 
 
-def test_the_letterbox_keeps_the_shape_of_people() -> None:
-    picture_13HW, scale = letterbox(np.full((50, 100, 3), 7, dtype=np.uint8), (64, 64))
-    assert scale == 0.64
-    assert (picture_13HW[0, :, :32] == 7).all()
-    assert (picture_13HW[0, :, 32:] == 114).all()
-
-
 def test_the_grid_goes_stride_by_stride_and_row_by_row() -> None:
     grid_A2, stride_A1 = make_grid((64, 64))
     assert len(grid_A2) == ANCHORS
     assert grid_A2[9].tolist() == [1, 1]
     assert grid_A2[64 + 4].tolist() == [0, 1]
     assert [stride_A1[row, 0] for row in (0, 63, 64, 79, 80, 83)] == [8, 8, 16, 16, 32, 32]
-
-
-def test_of_overlapping_boxes_the_surest_stays() -> None:
-    boxes = [[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]
-    found = Detections.from_arrays(boxes, [0.5, 0.9, 0.4])
-    assert suppress_overlaps(found, max_iou=0.6).tolist() == [1, 2]
-    assert suppress_overlaps(Detections.from_arrays([], []), max_iou=0.6).tolist() == []
 
 
 @pytest.mark.usefixtures("_runtime")

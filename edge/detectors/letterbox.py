@@ -1,0 +1,55 @@
+"""A frame in a detector's input, and its boxes back in the frame."""
+
+# H, W = height and width; N = boxes; 4 = x1, y1, x2, y2
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from reidge.edge.detection import Detections, ious
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GREY = 114
+"""What YOLOX and its relatives were trained to see beside the picture."""
+
+
+def letterbox(image_HW3: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], float]:
+    """Scale a frame to fit, grey below and to the right.
+
+    Args:
+        image_HW3: BGR.
+        size: Height and width of the detector's input.
+
+    Returns:
+        The picture, `(*size, 3)` uint8, and the factor by which the frame was scaled.
+    """
+    height, width = size
+    scale = min(height / image_HW3.shape[0], width / image_HW3.shape[1])
+    inner = (max(1, int(image_HW3.shape[1] * scale)), max(1, int(image_HW3.shape[0] * scale)))
+    canvas_HW3 = np.full((height, width, 3), GREY, dtype=np.uint8)
+    canvas_HW3[: inner[1], : inner[0]] = cv2.resize(image_HW3, inner, interpolation=cv2.INTER_LINEAR)
+    return canvas_HW3, scale
+
+
+def restore(
+    boxes_N4: NDArray[np.float32], scores_N: NDArray[np.float32], *, image_HW3: NDArray[np.uint8], scale: float
+) -> Detections:
+    """Put boxes of the detector's input back into the frame it was made from, cut at the frame's edges."""
+    height, width = image_HW3.shape[:2]
+    return Detections.from_arrays(np.clip(boxes_N4 / scale, 0, [width, height, width, height]), scores_N)
+
+
+def suppress_overlaps(found: Detections, *, max_iou: float) -> NDArray[np.intp]:
+    """Rows that stay when of two boxes that overlap more than `max_iou` only the surer is kept, surest first."""
+    order = np.argsort(-found.scores_N, kind="stable")
+    iou_NN = ious(found.boxes_N4[order], found.boxes_N4[order])
+    kept: list[int] = []
+    for row in range(len(order)):
+        if not kept or iou_NN[row, kept].max() <= max_iou:
+            kept.append(row)
+    return order[kept]
