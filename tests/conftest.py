@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from reidge.edge import cuda
 from reidge.edge.backends import load_runner
 from reidge.edge.bundle import (
     GOLDEN_NAME,
@@ -27,7 +33,7 @@ from reidge.edge.bundle import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -93,6 +99,12 @@ def write_tiny_bundle(folder: Path) -> Path:
     )
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2))
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_bundle() -> Callable[[Path], Path]:
+    """Writes the tiny bundle to a new folder, for fixtures that build on it once."""
+    return write_tiny_bundle
 
 
 @pytest.fixture
@@ -187,3 +199,48 @@ def osnet_bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     encoder = load_encoder(shared / "weights" / "osnet_x0_25_msmt17.pth", architecture="osnet_x0_25")
     export_bundle(encoder, folder / "crops", folder / "bundle", calibration_size=16, method="max", threads=2)
     return folder / "bundle"
+
+
+FAKES = Path(__file__).parent / "edge"
+
+
+@pytest.fixture(scope="session")
+def cudart_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake CUDA runtime, compiled."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler for the fake CUDA runtime")
+    path = tmp_path_factory.mktemp("cudart") / "libcudart.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", path, FAKES / "fake_cudart.c"], check=True)
+    return path
+
+
+@pytest.fixture
+def cudart(cudart_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The fake CUDA runtime as the only one on this machine; what a test leaves allocated is a failure."""
+    library = ctypes.CDLL(str(cudart_path))
+    monkeypatch.setattr(cuda, "candidates", lambda: [str(cudart_path)])
+    cuda.open_cuda.cache_clear()
+    yield library
+    cuda.open_cuda.cache_clear()
+    library.fake_set_gpus(1)
+    library.fake_fail_after(-1)
+    assert library.fake_live() == 0
+
+
+@pytest.fixture
+def install_tensorrt(cudart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Puts the fake module of a release in the place of `tensorrt`, with an engine cache of the test's own."""
+    # The tests are no package, so the module is loaded from its file.
+    spec = importlib.util.spec_from_file_location("fake_tensorrt", FAKES / "fake_tensorrt.py")
+    assert spec is not None
+    assert spec.loader is not None
+    fake = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fake)
+    monkeypatch.setenv("REIDGE_CACHE", str(tmp_path / "cache"))
+
+    def install(version: str) -> Any:
+        module = fake.FakeTensorRT(version, cudart)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        return module
+
+    return install
