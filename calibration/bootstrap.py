@@ -18,6 +18,8 @@ from reidge.calibration.pairs import PairSimilarities
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from reidge.edge.bundle import Interval
+
 RESAMPLES = 300
 CONFIDENCE = 0.95
 MIN_USABLE = 0.5
@@ -46,7 +48,7 @@ def resamples(pairs: PairSimilarities, *, seed: int, count: int = RESAMPLES) -> 
         yield PairSimilarities(tracklets=pairs.tracklets, different_P=different_P, same_P=same_P, all_P=all_P)
 
 
-def interval(found: float, again: Sequence[float | None]) -> tuple[float, float] | None:
+def interval(found: float, again: Sequence[float | None]) -> Interval | None:
     """Ends between which a figure lies with `CONFIDENCE`, the figure itself included.
 
     Args:
@@ -63,18 +65,18 @@ def interval(found: float, again: Sequence[float | None]) -> tuple[float, float]
     return min(float(low), found), max(float(high), found)
 
 
-def rate_interval(found: float, again: Sequence[float | None], *, independent: int) -> tuple[float, float] | None:
+def rate_interval(found: float | None, again: Sequence[float | None], *, independent: int) -> Interval | None:
     """Like `interval`, for a share of pairs.
 
     A share of none or all is the same on every resample, which proves nothing: then the end away from it is the share
     that `independent` pairs would still miss with a chance of 1 - `CONFIDENCE` (the "rule of three").
 
     Args:
-        found: The share.
+        found: The share; None where there are no pairs.
         again: The same on each resample; None where there are no pairs.
         independent: Pairs that have no tracklet in common.
     """
-    ends = interval(found, again)
+    ends = None if found is None else interval(found, again)
     if ends is None:
         return None
     missed = 1 - (1 - CONFIDENCE) ** (1 / max(independent, 1))

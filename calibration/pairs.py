@@ -9,7 +9,7 @@ the same person. The edge matches tracks by their mean embedding, so that is wha
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from reidge.edge.crops import CropRecord
 
+MAX_TRACKLETS = 600
+CROPS_EACH = 8
 TWIN_OVERLAP = 0.5
 """Share of the smaller box that two tracklets cover together above which they may be one person detected twice."""
 
@@ -48,6 +50,11 @@ class PairSimilarities:
     """Every pair of tracklets, whoever they are."""
     ends: Ends | None = None
     """None where it is not known, which leaves no way to say how sure a figure is."""
+
+    def without_unknown(self) -> PairSimilarities:
+        """Only the pairs whose identity is known: far fewer."""
+        ends = None if self.ends is None else replace(self.ends, all_P2=self.ends.all_P2[:0])
+        return replace(self, all_P=self.all_P[:0], ends=ends)
 
 
 def collect_pairs(
@@ -86,7 +93,9 @@ def group_by_tracklet(records: Sequence[CropRecord]) -> list[list[int]]:
     return [sorted(indices, key=lambda index: records[index].captured_at) for indices in groups.values()]
 
 
-def sample_records(records: Sequence[CropRecord], *, max_tracklets: int, max_crops: int, seed: int) -> list[int]:
+def sample_records(
+    records: Sequence[CropRecord], *, max_tracklets: int = MAX_TRACKLETS, max_crops: int = CROPS_EACH, seed: int
+) -> list[int]:
     """Indices of crops enough to calibrate on: of each tracklet a few, evenly in time, of the tracklets some.
 
     Tracklets are dropped in stretches of time, so that those in view together stay together.

@@ -18,7 +18,7 @@ from reidge.edge.backends.onnxruntime import LOG_ERRORS
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -140,11 +140,21 @@ def observe(
         InputError: A value is not finite.
     """
     histograms = {name: Histogram() for name in dict.fromkeys(tensors)}
+    for activations in run_observed(model, list(histograms), batches, threads=threads):
+        for name, values in activations.items():
+            histograms[name].add(values)
+    return histograms
+
+
+def run_observed(
+    model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[NDArray[np.uint8]], *, threads: int | None = None
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The values of some tensors of a graph, inner ones too, a batch at a time; see `observe`."""
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     known = {value.name for value in model.graph.output}
     observed.graph.output.extend(
-        onnx.helper.make_empty_tensor_value_info(name) for name in histograms if name not in known
+        onnx.helper.make_empty_tensor_value_info(name) for name in tensors if name not in known
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_ERRORS
@@ -154,9 +164,7 @@ def observe(
     session = onnxruntime.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0].name
     for crops_NHW3 in batches:
-        for name, values in zip(histograms, session.run(list(histograms), {source: crops_NHW3}), strict=True):
-            histograms[name].add(values)
-    return histograms
+        yield dict(zip(tensors, session.run(list(tensors), {source: crops_NHW3}), strict=True))
 
 
 def ranges_from(histograms: Mapping[str, Histogram], method: RangeMethod) -> dict[str, float]:

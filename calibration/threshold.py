@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from reidge.edge.bundle import Interval
     from reidge.edge.crops import CropRecord
 
     Estimate = Callable[[PairSimilarities], float | None]
@@ -44,6 +45,18 @@ MIN_SAME_SHARE = 0.75
 """Of the same-person pairs that an estimated threshold must let pass."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CURVE_POINTS = 101
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a threshold lets pass, with the ends between which that lies with `CONFIDENCE`; None of no pairs."""
+
+    different: float | None
+    """Share of the known different pairs."""
+    different_interval: Interval | None
+    same: float | None
+    """Share of the same-person pairs."""
+    same_interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,21 +183,33 @@ def with_intervals(
     """Add both rates at the threshold, and how sure they and the threshold are."""
     least = report.min_similarity
     assert least is not None
-    again = [
-        (estimate(other), match_rate(other.different_P, least), match_rate(other.same_P, least))
-        for other in resamples(pairs, seed=seed)
-    ]
-    thresholds, different, same = ([one[place] for one in again] for place in range(3))
-    figures: dict[str, object] = {"confidence": CONFIDENCE, "min_similarity_interval": interval(least, thresholds)}
-    for name, similarities_P, shares, independent in (
-        ("found_false_match", pairs.different_P, different, tracklets_in(pairs) // 2),
-        ("same_match", pairs.same_P, same, len(pairs.same_P)),
-    ):
-        rate = match_rate(similarities_P, least)
-        figures[f"{name}_rate"] = rate
-        if rate is not None:
-            figures[f"{name}_interval"] = rate_interval(rate, shares, independent=independent)
+    rates = judge_rates(pairs, least, seed=seed)
+    figures = {
+        "confidence": CONFIDENCE,
+        "min_similarity_interval": interval(least, [estimate(again) for again in resamples(pairs, seed=seed)]),
+        "found_false_match_rate": rates.different,
+        "found_false_match_interval": rates.different_interval,
+        "same_match_rate": rates.same,
+        "same_match_interval": rates.same_interval,
+    }
     return report.model_copy(update=figures)
+
+
+def judge_rates(pairs: PairSimilarities, min_similarity: float, *, seed: int = 0) -> Rates:
+    """Say what a threshold lets pass, and how sure that is."""
+    known = pairs.without_unknown()
+    again = [
+        (match_rate(other.different_P, min_similarity), match_rate(other.same_P, min_similarity))
+        for other in resamples(known, seed=seed)
+    ]
+    different, same = match_rate(pairs.different_P, min_similarity), match_rate(pairs.same_P, min_similarity)
+    independent = tracklets_in(pairs) // 2
+    return Rates(
+        different=different,
+        different_interval=rate_interval(different, [rate for rate, _ in again], independent=independent),
+        same=same,
+        same_interval=rate_interval(same, [rate for _, rate in again], independent=len(pairs.same_P)),
+    )
 
 
 def tracklets_in(pairs: PairSimilarities) -> int:

@@ -35,11 +35,14 @@ NEEDS = {
     "train": ("train",),
     "evaluate": ("train",),
     "export": ("export",),
+    "export detector": ("edge", "export"),
+    "drift": ("export",),
+    "bench": (),
     "run": ("edge",),
     "doctor": (),
 }
 """The extras each stage needs beside the core."""
-NEED_A_BACKEND = ("demo", "export", "run")
+NEED_A_BACKEND = ("demo", "export", "export detector", "drift", "bench", "run")
 """One of `BACKENDS` suffices."""
 
 

@@ -21,6 +21,9 @@ STAGES = {
     "train": "crop folder -> re-ID encoder, without labels",
     "evaluate": "mAP and rank-k of an encoder or bundle on a labelled split",
     "export": "encoder + calibration crops -> bundle (ONNX, INT8 ONNX, parity report)",
+    "export detector": "YOLOX or RT-DETR + frames -> detector bundle (ONNX, INT8 ONNX)",
+    "drift": "bundle + crops of the running site -> whether to calibrate again",
+    "bench": "how fast a bundle runs here, by backend, precision and batch",
     "run": "bundle + cameras -> identities and events",
     "doctor": "what this machine can do",
 }
@@ -38,7 +41,7 @@ class Stage(Protocol):
 
 def load_stage(name: str) -> Stage:
     """Import the module of one stage; the others stay unloaded, so `reidge run` starts without torch."""
-    return cast("Stage", importlib.import_module(f"reidge.cli.{name}"))
+    return cast("Stage", importlib.import_module(f"reidge.cli.{name.replace(' ', '_')}"))
 
 
 def build_parser(stage: str | None) -> argparse.ArgumentParser:
@@ -68,9 +71,15 @@ def explain(error: BaseException) -> str:
     return redact_text(text)
 
 
+def join_stage(argv: Sequence[str]) -> list[str]:
+    """Make one argument of a stage whose name has two words."""
+    words = " ".join(argv[:2])
+    return [words, *argv[2:]] if words in STAGES else list(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 done, 1 failed, 2 wrong usage or input."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    argv = join_stage(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv and argv[0] in STAGES else None).parse_args(argv)
     try:
         return load_stage(args.stage).run(args)
