@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerank", action="store_true", default=False, help="re-rank by k-reciprocal neighbours (k1 20, k2 6, 0.3)"
     )
     parser.add_argument("--architecture", default=None, help="network that a foreign .pth belongs to")
-    parser.add_argument("--backend", default="auto", help="runtime of a bundle: auto, openvino, onnxruntime")
+    parser.add_argument("--backend", default="auto", help="runtime of a bundle, or auto; see reidge bench")
     parser.add_argument("--precision", default="auto", help="precision of a bundle: auto, float, int8")
     parser.add_argument("--batch-size", type=int, default=64, help="crops at a time")
     add_json_argument(parser)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, Field
 
+from reidge.edge.backends.presence import Backend
 from reidge.edge.detectors import DetectorConfig
 from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
@@ -28,7 +29,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
     """How the bundle's encoder runs."""
 
-    backend: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    backend: Literal["auto"] | Backend = "auto"
     precision: Literal["auto", "float", "int8"] = "auto"
     threads: int | None = Field(None, ge=1)
     """CPU threads; None leaves it to the runtime."""
@@ -134,7 +135,7 @@ def _resolve(site: Site, folder: Path) -> Site:
         for camera in site.cameras
     )
     detector = site.detector
-    if detector.kind == "yolox":
+    if detector.kind != "motion":
         detector = detector.model_copy(update={"path": folder / detector.path})
     gallery, events, tracks = site.storage.gallery, site.outputs.events, site.outputs.tracks
     if gallery != ":memory:":

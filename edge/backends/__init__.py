@@ -1,7 +1,14 @@
 """Encoders of a bundle, each runtime behind the same face.
 
-`openvino` runs both graphs on Intel and ARM processors; `onnxruntime` runs the float graph anywhere (it does not fuse
-the explicit Q/DQ form, so its INT8 is slower than its float).
+| backend | runs on | graph it is for |
+|---|---|---|
+| `tensorrt` | NVIDIA GPUs and Jetsons, by an engine built on the device | INT8, float (in FP16) |
+| `onnxruntime-tensorrt` | the same, by the engine that ONNX Runtime builds | INT8, float (in FP32) |
+| `onnxruntime-cuda` | NVIDIA GPUs | float |
+| `openvino` | Intel and ARM processors | INT8, float |
+| `onnxruntime` | any processor | float |
+
+ONNX Runtime by itself fuses no explicit Q/DQ form: its INT8 works, and is slower than its float.
 """
 
 # N = crops, H, W = input height and width, D = embedding
@@ -9,28 +16,54 @@ the explicit Q/DQ form, so its INT8 is slower than its float).
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import sys
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 import numpy as np
 
+from reidge.edge.backends.choice import Choice, recall
+from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, Backend, absence
 from reidge.edge.bundle import Bundle, BundleError, Precision
 from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-Backend = Literal["openvino", "onnxruntime"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+__all__ = [
+    "BACKENDS",
+    "GPU_BACKENDS",
+    "MAX_BATCH",
+    "PRECISIONS",
+    "Backend",
+    "EdgeEncoder",
+    "GoldenMismatch",
+    "Runner",
+    "installed_backends",
+    "load_runner",
+    "open_encoder",
+]
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+RUNNERS: dict[Backend, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "Runner"),
+    "onnxruntime-cuda": ("onnxruntime", "CudaRunner"),
+    "onnxruntime-tensorrt": ("onnxruntime", "TensorrtRunner"),
+    "openvino": ("openvino", "Runner"),
+    "onnxruntime": ("onnxruntime", "Runner"),
+}
+"""Module of this package and class in it."""
+INT8_PAYS: tuple[Backend, ...] = ("tensorrt", "onnxruntime-tensorrt", "openvino")
+"""Where INT8 is faster than float."""
 MAX_BATCH = 64
 """Crops in one inference; more are split, so that a burst does not grow memory for good."""
 
 
 class Runner(Protocol):
-    """One graph in one runtime; each module of this package has a class `Runner` of this form."""
+    """One graph in one runtime; the classes of `RUNNERS` have this form."""
 
     def __init__(self, path: Path, *, threads: int | None) -> None: ...
 
@@ -50,17 +83,33 @@ class EdgeEncoder:
 
     Entering it loads the graph and checks it against the golden crops, so that a wrong runtime is found before
     the first person is seen.
+
+    Args:
+        bundle: Where the graph and the golden crops are.
+        backend: The runtime.
+        precision: The graph.
+        threads: Processor threads; None leaves the choice to the runtime.
+        others: What to take, in this order and with a line on stderr, where the runtime itself does not start.
     """
 
-    def __init__(self, bundle: Bundle, *, backend: Backend, precision: Precision, threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        backend: Backend,
+        precision: Precision,
+        threads: int | None,
+        others: Iterable[Choice] = (),
+    ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.precision = precision
         self.threads = threads
+        self._others = list(others)
         self._runner: Runner | None = None
 
     def __enter__(self) -> EdgeEncoder:
-        self._runner = load_runner(self.bundle.onnx_path(self.precision), self.backend, threads=self.threads)
+        self._runner = self._load()
         try:
             self._check_golden()
         except BaseException:
@@ -104,6 +153,20 @@ class EdgeEncoder:
             embeddings_ND[batch] = self._runner.run(np.ascontiguousarray(crops_NHW3[batch]))
         return embeddings_ND
 
+    def _load(self) -> Runner:
+        try:
+            return load_runner(self.bundle.onnx_path(self.precision), self.backend, threads=self.threads)
+        except InputError:  # the bundle's fault, so the other runtimes would refuse it too
+            raise
+        except ReidgeError as error:
+            if not self._others:
+                raise
+            left = self.backend
+            following = self._others.pop(0)
+            self.backend, self.precision = following.backend, following.precision
+            print(f"warning: {left} does not start: {error} Taking {self.backend} instead.", file=sys.stderr)
+            return self._load()
+
     def _check_golden(self) -> None:
         golden = self.bundle.golden
         assert self._runner is not None
@@ -133,8 +196,9 @@ def open_encoder(
 
     Args:
         bundle: A loaded bundle.
-        backend: `"auto"` takes OpenVINO where it is installed, else ONNX Runtime.
-        precision: `"auto"` takes INT8 on OpenVINO where the bundle has it, else float.
+        backend: `"auto"` takes what `reidge bench --choose` found fastest here for this bundle, else the first of
+            `installed_backends()`, and the next one where the runtime itself does not start.
+        precision: `"auto"` takes INT8 where it is faster (see `INT8_PAYS`) and the bundle has it, else float.
         threads: Processor threads of the runtime; None leaves the choice to it.
 
     Returns:
@@ -145,24 +209,53 @@ def open_encoder(
     """
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"unknown backend {backend!r}. Choose one of: auto, {', '.join(BACKENDS)}.")
-    if precision not in ("auto", *get_args(Precision)):
-        raise InputError(f"unknown precision {precision!r}. Choose one of: auto, {', '.join(get_args(Precision))}.")
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"unknown precision {precision!r}. Choose one of: auto, {', '.join(PRECISIONS)}.")
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}.")
-    installed = installed_backends()
-    if not installed or (backend != "auto" and backend not in installed):
-        wanted = "no encoder backend" if backend == "auto" else f"the backend {backend}"
-        raise InputError(f"{wanted} is installed here. Install one with: pip install 'reidge[cpu]'")
-    chosen = installed[0] if backend == "auto" else backend
-    if precision == "auto":
-        precision = "int8" if chosen == "openvino" and "int8" in bundle.manifest.precisions else "float"
-    bundle.onnx_path(precision)  # refuses a precision the bundle lacks
-    return EdgeEncoder(bundle, backend=chosen, precision=precision, threads=threads)
+    if precision != "auto":
+        bundle.onnx_path(precision)  # refuses a precision the bundle lacks
+    first, *others = candidates(bundle, backend, precision)
+    return EdgeEncoder(bundle, backend=first.backend, precision=first.precision, threads=threads, others=others)
 
 
-def installed_backends() -> tuple[Backend, ...]:
-    """Backends whose runtime can be imported here, the preferred one first."""
-    return tuple(name for name in BACKENDS if importlib.util.find_spec(name) is not None)
+def candidates(
+    bundle: Bundle, backend: Backend | Literal["auto"], precision: Precision | Literal["auto"]
+) -> list[Choice]:
+    """What to try, in this order.
+
+    Raises:
+        InputError: There is none.
+    """
+    if backend != "auto":
+        reason = absence(backend)
+        if reason is not None:
+            raise InputError(f"the backend {backend} cannot be used here: {reason}")
+    installed = installed_backends() if backend == "auto" else (backend,)
+    if not installed:
+        raise InputError("no encoder backend is installed here. Install one with: pip install 'reidge[cpu]'")
+    usual = [
+        Choice(backend=name, precision=best_precision(bundle, name) if precision == "auto" else precision)
+        for name in installed
+    ]
+    measured = recall(bundle) if backend == "auto" else None
+    if measured is None or measured.backend not in installed or precision not in ("auto", measured.precision):
+        return usual
+    return [measured, *(choice for choice in usual if choice.backend != measured.backend)]
+
+
+def best_precision(bundle: Bundle, backend: Backend) -> Precision:
+    """The faster graph of a bundle on a backend."""
+    return "int8" if backend in INT8_PAYS and "int8" in bundle.manifest.precisions else "float"
+
+
+def installed_backends(*, gpu: bool = True) -> tuple[Backend, ...]:
+    """Backends whose runtime and device are here, the preferred one first; nothing is imported to find out.
+
+    Args:
+        gpu: Whether to name those of NVIDIA GPUs; an export judges its graphs by the processor's.
+    """
+    return tuple(name for name in BACKENDS if (gpu or name not in GPU_BACKENDS) and absence(name) is None)
 
 
 def load_runner(path: Path, backend: Backend, *, threads: int | None = None) -> Runner:
@@ -170,6 +263,8 @@ def load_runner(path: Path, backend: Backend, *, threads: int | None = None) -> 
 
     Raises:
         BundleError: The runtime cannot read the file.
+        ReidgeError: The runtime itself does not start.
     """
-    module = importlib.import_module(f"reidge.edge.backends.{backend}")
-    return cast("Runner", module.Runner(path, threads=threads))
+    module, name = RUNNERS[backend]
+    runner = getattr(importlib.import_module(f"reidge.edge.backends.{module}"), name)
+    return cast("Runner", runner(path, threads=threads))

@@ -1,19 +1,69 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reidge.edge.backends import BACKENDS, Backend, GoldenMismatch, load_runner, open_encoder
+from reidge.edge.backends import (
+    RUNNERS,
+    EdgeEncoder,
+    GoldenMismatch,
+    best_precision,
+    installed_backends,
+    load_runner,
+    open_encoder,
+    presence,
+)
+from reidge.edge.backends.choice import Choice, choice_path, recall, remember
+from reidge.edge.backends.onnxruntime import CudaRunner, TensorrtRunner
+from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, Backend, absence, has_gpu
 from reidge.edge.bundle import Bundle, BundleError, describe_file
-from reidge.edge.errors import InputError
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.site import EncoderConfig
 
-if TYPE_CHECKING:
-    from pathlib import Path
+each_backend = pytest.mark.parametrize("backend", installed_backends())
+LOCKED = Path("/sys/reidge")
+"""Linux lets nobody make a folder here, not even root."""
 
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of its own for each test."""
+    monkeypatch.setenv("REIDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file by which a driver shows its GPU."""
+    path = tmp_path / "nvidiactl"
+    path.touch()
+    monkeypatch.setattr(presence, "GPU_FILES", (str(path),))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return path
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the GPU, if there is one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+
+
+def add_int8(folder: Path) -> Bundle:
+    """Give a bundle an INT8 graph, which is the float one under another name."""
+    graph = folder / "encoder.int8.onnx"
+    graph.write_bytes((folder / "encoder.onnx").read_bytes())
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][graph.name] = describe_file(graph).model_dump()
+    manifest["golden_min_cosine"]["int8"] = 0.9
+    path.write_text(json.dumps(manifest))
+    return Bundle.load(folder)
 
 
 def crops_of(*colours: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -41,9 +91,127 @@ def test_any_number_of_crops_is_embedded_like_one_by_one(tiny_bundle: Path, back
     np.testing.assert_allclose(together_ND[[0, 63, 64, 129]], alone_ND, atol=1e-3)
 
 
-def test_auto_takes_openvino_and_float_when_there_is_no_int8(tiny_bundle: Path) -> None:
+def test_auto_takes_openvino_and_float_when_there_is_no_int8(tiny_bundle: Path, no_gpu: None) -> None:
     with open_encoder(Bundle.load(tiny_bundle)) as encoder:
         assert (encoder.backend, encoder.precision) == ("openvino", "float")
+
+
+def test_onnxruntime_takes_the_float_graph_of_a_bundle_that_has_both(tiny_bundle: Path) -> None:
+    bundle = add_int8(tiny_bundle)
+    with open_encoder(bundle, "onnxruntime", threads=1) as encoder:
+        assert encoder.precision == "float"
+    with open_encoder(bundle, "openvino", threads=1) as encoder:
+        assert encoder.precision == "int8"
+    assert [best_precision(bundle, name) for name in GPU_BACKENDS] == ["int8", "float", "int8"]
+
+
+def test_looking_for_backends_imports_none_of_them() -> None:
+    code = (
+        "import sys; from reidge.edge.backends import installed_backends; installed_backends();"
+        "print(sorted({'openvino', 'onnxruntime', 'tensorrt', 'onnx', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_gpu_that_is_hidden_is_none(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_gpu()
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not has_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert has_gpu()
+    gpu.unlink()
+    assert not has_gpu()
+
+
+def test_backends_of_a_gpu_are_absent_without_one(no_gpu: None) -> None:
+    assert not set(installed_backends()) & set(GPU_BACKENDS)
+    for name in GPU_BACKENDS:
+        assert absence(name) is not None
+
+
+def test_an_absent_backend_is_refused_with_the_reason_and_the_remedy(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"openvino is not installed.*pip install 'reidge\[cpu\]'"):
+        open_encoder(Bundle.load(tiny_bundle), "openvino")
+    with pytest.raises(InputError, match="no encoder backend is installed"):
+        open_encoder(Bundle.load(tiny_bundle))
+
+
+def test_every_backend_has_a_class_and_a_place_in_the_site_file() -> None:
+    assert set(RUNNERS) == set(BACKENDS)
+    for name in BACKENDS:
+        assert EncoderConfig(backend=name).backend == name
+
+
+@pytest.mark.parametrize("runner", [CudaRunner, TensorrtRunner])
+def test_a_provider_this_build_lacks_is_refused_in_one_line(
+    tiny_bundle: Path, runner: type[CudaRunner], no_gpu: None
+) -> None:
+    with pytest.raises(ReidgeError, match=r"Provider|provider") as refused:
+        runner(tiny_bundle / "encoder.onnx", threads=1)
+    assert not isinstance(refused.value, InputError)  # nothing is wrong with the bundle
+    assert "\n" not in str(refused.value)
+
+
+def test_engines_of_the_tensorrt_provider_are_kept_apart_by_file_where_only_the_user_can_write(
+    tiny_bundle: Path, cache: Path
+) -> None:
+    path = tiny_bundle / "encoder.onnx"
+    # Of a runner that never started: what is told to a provider needs no GPU.
+    options = TensorrtRunner.provider_options(object.__new__(TensorrtRunner), path)
+    assert options["trt_profile_min_shapes"] == "crops:1x32x16x3"
+    assert options["trt_profile_max_shapes"] == "crops:64x32x16x3"
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder == cache / "onnxruntime" / describe_file(path).sha256[:32]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_runtime_that_does_not_start_makes_way_for_the_next_with_a_line(
+    tiny_bundle: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    others = [Choice(backend="onnxruntime", precision="float")]
+    with EdgeEncoder(bundle, backend="onnxruntime-cuda", precision="float", threads=1, others=others) as encoder:
+        assert encoder.backend == "onnxruntime"
+        assert len(encoder.embed(bundle.golden.crops_NHW3)) == 16
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: onnxruntime-cuda does not start: ")
+    assert line.endswith("Taking onnxruntime instead.")
+    alone = EdgeEncoder(bundle, backend="onnxruntime-cuda", precision="float", threads=1)
+    with pytest.raises(ReidgeError, match="ONNX Runtime"), alone:
+        pass
+
+
+def test_a_choice_by_measurement_goes_before_the_usual_order(tiny_bundle: Path, no_gpu: None) -> None:
+    bundle = add_int8(tiny_bundle)
+    remember(bundle, Choice(backend="onnxruntime", precision="int8"))
+    assert recall(bundle) == Choice(backend="onnxruntime", precision="int8")
+    encoder = open_encoder(bundle)
+    assert (encoder.backend, encoder.precision) == ("onnxruntime", "int8")
+    for encoder in (open_encoder(bundle, "openvino"), open_encoder(bundle, precision="float")):  # the user's word first
+        assert encoder.backend == "openvino"
+
+
+def test_a_choice_for_other_graphs_or_a_damaged_one_does_not_count(tiny_bundle: Path, no_gpu: None) -> None:
+    remember(Bundle.load(tiny_bundle), Choice(backend="onnxruntime", precision="float"))
+    bundle = add_int8(tiny_bundle)
+    assert recall(bundle) is None
+    path = choice_path(bundle)
+    for content in (b"", b"{", b'{"backend": "tensorflow", "precision": "float"}', b"\xff"):
+        path.write_bytes(content)
+        assert recall(bundle) is None
+    assert open_encoder(bundle).backend == "openvino"
+
+
+def test_a_choice_that_cannot_be_kept_is_one_line(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REIDGE_CACHE", str(LOCKED))
+    with pytest.raises(ReidgeError, match=r"cannot be kept in /sys/reidge.*REIDGE_CACHE") as refused:
+        remember(Bundle.load(tiny_bundle), Choice(backend="onnxruntime", precision="float"))
+    assert "\n" not in str(refused.value)
 
 
 def test_crops_of_another_size_are_refused_with_the_remedy(tiny_bundle: Path) -> None:

@@ -1,0 +1,165 @@
+"""How fast a bundle runs here: each backend, precision and batch, measured through the face that `reidge run` uses."""
+
+# N = crops in a call, H, W = input height and width
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reidge.edge.backends import BACKENDS, MAX_BATCH, PRECISIONS, EdgeEncoder, open_encoder
+from reidge.edge.backends.choice import Choice
+from reidge.edge.backends.presence import absence
+from reidge.edge.errors import InputError, ReidgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from reidge.edge.backends.presence import Backend
+    from reidge.edge.bundle import Bundle, Precision
+    from reidge.edge.progress import Progress
+
+WARM_SHARE = 0.2
+"""Of the measured time, spent before it: runtimes prepare on the first calls of a batch size, and clocks rise."""
+MIN_CALLS = 5
+"""Measured, and half as many before, even where they take longer than was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Calls of one batch size on one backend in one precision."""
+
+    backend: Backend
+    precision: Precision
+    batch: int
+    calls: int
+    images_per_second: float
+    """Over all measured calls."""
+    median_ms: float
+    """Of one call: crops in, embeddings out."""
+    p95_ms: float
+    start_seconds: float
+    """From opening the encoder to its passed golden check; building an engine is within it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport:
+    """What was measured, and what was not."""
+
+    speeds: tuple[Speed, ...]
+    missing: dict[str, str]
+    """Why there are no figures, by backend and precision, e.g. `tensorrt` or `openvino int8`."""
+
+    def fastest(self) -> Choice:
+        """The way to run with the highest throughput at any batch size that was measured."""
+        best = max(self.speeds, key=lambda speed: speed.images_per_second)
+        return Choice(backend=best.backend, precision=best.precision)
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    backends: Sequence[Backend] = BACKENDS,
+    precisions: Sequence[Precision] = PRECISIONS,
+    batches: Sequence[int] = (1, 8, 32),
+    seconds: float = 5.0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure every combination that works here, one after the other.
+
+    Args:
+        bundle: A loaded bundle; its golden crops are what is embedded.
+        backends: To measure; the ones that are not here are named in the report.
+        precisions: Likewise.
+        batches: Crops in one call, 1 to `MAX_BATCH` each.
+        seconds: Measured for each combination, warm-up not counted.
+        threads: Processor threads; None leaves the choice to the runtime.
+        progress: Advanced after each combination, measured or not.
+
+    Raises:
+        InputError: A name is unknown, or a batch, the seconds or the threads are out of range.
+        ReidgeError: Nothing at all could be measured.
+    """
+    unknown = [name for name in (*backends, *precisions) if name not in (*BACKENDS, *PRECISIONS)]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is unknown. Choose of {', '.join(BACKENDS)}, and of {', '.join(PRECISIONS)}.")
+    if not batches or not all(1 <= batch <= MAX_BATCH for batch in batches):
+        raise InputError(f"batches are 1 to {MAX_BATCH} crops, got {', '.join(map(str, batches)) or 'none'}.")
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"the seconds to measure must be more than 0, got {seconds}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}.")
+    speeds: list[Speed] = []
+    missing: dict[str, str] = {}
+    for backend in backends:
+        reason = absence(backend)
+        if reason is not None:
+            missing[backend] = reason
+            continue
+        for precision in precisions:
+            try:
+                for speed in speeds_of(bundle, backend, precision, batches, seconds=seconds, threads=threads):
+                    speeds.append(speed)
+                    if progress is not None:
+                        progress.advance(note=f"{backend} {precision}: {speed.images_per_second:.0f} images/s")
+            except ReidgeError as error:
+                missing[f"{backend} {precision}"] = " ".join(str(error).split())
+    if not speeds:
+        raise ReidgeError(f"nothing could be measured: {' '.join(f'{k}: {why}' for k, why in missing.items())}")
+    return BenchReport(speeds=tuple(speeds), missing=missing)
+
+
+def speeds_of(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    batches: Sequence[int],
+    *,
+    seconds: float,
+    threads: int | None,
+) -> Iterator[Speed]:
+    """Open one encoder and measure it at every batch size."""
+    began = time.perf_counter()
+    with open_encoder(bundle, backend, precision, threads) as encoder:
+        started = time.perf_counter() - began
+        for batch in batches:
+            crops_NHW3 = np.resize(bundle.golden.crops_NHW3, (batch, *bundle.golden.crops_NHW3.shape[1:]))
+            time_calls(encoder, crops_NHW3, seconds=WARM_SHARE * seconds, least=MIN_CALLS // 2)
+            took_C = time_calls(encoder, crops_NHW3, seconds=seconds, least=MIN_CALLS)
+            yield describe(took_C, backend, precision, batch, started)
+
+
+def time_calls(
+    encoder: EdgeEncoder, crops_NHW3: NDArray[np.uint8], *, seconds: float, least: int
+) -> NDArray[np.float64]:
+    """Seconds of each call, called for so many seconds and at least so often."""
+    took: list[float] = []
+    now = began = time.perf_counter()
+    while now - began < seconds or len(took) < least:
+        encoder.embed(crops_NHW3)
+        before, now = now, time.perf_counter()
+        took.append(now - before)
+    return np.array(took)
+
+
+def describe(
+    took_C: NDArray[np.float64], backend: Backend, precision: Precision, batch: int, start_seconds: float
+) -> Speed:
+    """Sum up the calls of one combination, given in seconds."""
+    median, p95 = np.percentile(took_C, (50, 95)) * 1e3
+    return Speed(
+        backend=backend,
+        precision=precision,
+        batch=batch,
+        calls=len(took_C),
+        images_per_second=float(batch * len(took_C) / took_C.sum()),
+        median_ms=float(median),
+        p95_ms=float(p95),
+        start_seconds=start_seconds,
+    )
