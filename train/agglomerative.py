@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from reidge.edge.errors import InputError
 from reidge.train.forest import root
+from reidge.train.sparse import as_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,13 @@ def average_linkage(distances: csr_matrix, *, eps: float = 0.6) -> NDArray[np.in
 
     Returns:
         `(N,)`: for each image the number of an image of its cluster; alone, its own.
+
+    Raises:
+        InputError: The matrix is not sparse and square, a distance is no number, or `eps` is not 0 to 1.
     """
+    if not 0 <= eps <= 1:
+        raise InputError(f"got eps {eps}: wants a distance from 0 to 1.")
+    distances = as_graph(distances)
     closeness = np.subtract(1, distances.data, dtype=np.float32)
     return np.asarray(_join(distances.indptr, distances.indices.astype(np.int32), closeness, 1 - eps))
 

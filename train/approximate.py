@@ -39,6 +39,8 @@ IMAGES_PER_CELL = 40
 """Images that a cell's centre is found from."""
 ROWS_AT_ONCE = 16_384
 """Images projected, added or searched at a time."""
+TRUE_AT_ONCE = 1024
+"""Images compared with all others at a time."""
 CANDIDATES = 3
 """Candidates of the cells for each place of a list, to be compared exactly."""
 WIDER = 1.6
@@ -222,6 +224,7 @@ def _nearest(
     indices_RW = np.take_along_axis(candidates_RC, order_RW, 1).astype(np.int32)
     similarities_RW = np.take_along_axis(similarities_RC, order_RW, 1)
     short = np.flatnonzero(np.isneginf(similarities_RW[:, -1]))
-    if len(short):  # their cells hold fewer images than they need
-        indices_RW[short], similarities_RW[short] = _true_neighbors(features_ND, rows_R[short], width, device)
+    for start in range(0, len(short), TRUE_AT_ONCE):  # their cells hold fewer images than they need
+        part = short[start : start + TRUE_AT_ONCE]
+        indices_RW[part], similarities_RW[part] = _true_neighbors(features_ND, rows_R[part], width, device)
     return indices_RW, similarities_RW

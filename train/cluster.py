@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from pydantic import BaseModel, Field
 
 from reidge.edge.errors import InputError
@@ -19,18 +20,22 @@ from reidge.train.kmeans import kmeans
 from reidge.train.labels import OUTLIER as OUTLIER
 from reidge.train.labels import num_clusters as num_clusters
 from reidge.train.labels import number_clusters
-from reidge.train.neighbors import SearchConfig, check_features, nearest_neighbors
+from reidge.train.neighbors import SearchConfig, as_features, nearest_neighbors
 from reidge.train.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
+GIB = 2**30
+RANKED = 14
+"""Bytes of a neighbour: number and similarity, the number once more, and whether it is mutual."""
+LINKED = 100
+"""Bytes of a link while modules are looked for."""
 IMAGES_PER_CLUSTER = 16
 """Of k-means where no number of clusters is given: about what a person has in the benchmarks."""
 
@@ -109,9 +114,11 @@ def cluster(
     """
     if config.method == "labels":
         raise InputError("cluster.method labels takes the labels of the data; there is nothing to cluster.")
+    features_ND = as_features(features_ND)
+    left_gib = config.memory_gib - _in_memory(features_ND) / GIB
     if config.method == "kmeans":
-        check_features(features_ND)
-        groups_N = kmeans(features_ND, _kmeans_clusters(config, len(features_ND)), seed=seed)
+        clusters = _kmeans_clusters(config, len(features_ND))
+        groups_N = kmeans(features_ND, clusters, seed=seed, memory_gib=left_gib)
         return Clustering(labels_N=number_clusters(groups_N, min_size=config.min_cluster_size))
     columns = config.neighbours if config.method == "infomap" else config.k1
     columns = min(columns, len(features_ND))
@@ -120,10 +127,12 @@ def cluster(
         columns,
         config=config.search,
         device=device,
-        memory_gib=config.memory_gib,
+        memory_gib=left_gib,
         searched=searched,
     )
+    left_gib -= neighbors.indices_NK.size * RANKED / GIB
     if config.method == "infomap":
+        _check_links(neighbors.indices_NK.size, left_gib)
         groups_N = find_modules(neighbour_links(neighbors, min_similarity=config.min_similarity), seed=seed)
         labels_N = number_clusters(groups_N, min_size=config.min_cluster_size)
         return Clustering(labels_N=labels_N, recall=neighbors.recall)
@@ -134,9 +143,24 @@ def cluster(
         max_distance=eps if config.method == "dbscan" else config.max_distance,
         neighbors=neighbors,
         device=device,
-        memory_gib=config.memory_gib,
+        # Average linkage holds every pair once more.
+        memory_gib=left_gib / 2 if config.method == "agglomerative" else left_gib,
     )
     return Clustering(labels_N=_by_distances(distances, config, eps), distances=distances, recall=neighbors.recall)
+
+
+def _in_memory(features_ND: Tensor) -> int:
+    """Bytes of features; those of a file, which are float16, need not stay in memory."""
+    return 0 if features_ND.dtype == torch.float16 else features_ND.nbytes
+
+
+def _check_links(links: int, memory_gib: float) -> None:
+    needed = links * LINKED / GIB
+    if needed > memory_gib:
+        raise InputError(
+            f"finding modules by {links} links takes {needed:.2g} GiB, {max(memory_gib, 0):.2g} are left for it. Set "
+            "fewer cluster.neighbours, or raise cluster.memory_gib."
+        )
 
 
 def _by_distances(distances: csr_matrix, config: ClusterConfig, eps: float) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from numba import njit
 
 from reidge.edge.errors import InputError
 from reidge.train.labels import OUTLIER
+from reidge.train.sparse import as_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,11 +34,11 @@ def dbscan(distances: csr_matrix, *, eps: float = 0.6, min_samples: int = 4) -> 
         core belongs to the first cluster that has a core near it.
 
     Raises:
-        InputError: The matrix is not square, or a distance is no number.
+        InputError: The matrix is not sparse and square, a distance is no number, or a setting makes no sense.
     """
-    if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or np.isnan(distances.data).any():
-        raise InputError(f"got distances of shape {distances.shape}: wants a square matrix of numbers.")
-    rows = distances.tocsr()
+    if not eps >= 0 or min_samples < 1:
+        raise InputError(f"got eps {eps} and min_samples {min_samples}: wants 0 or more and 1 or more.")
+    rows = as_graph(distances)
     return np.asarray(_dbscan(rows.indptr, rows.indices, rows.data, rows.dtype.type(eps), min_samples))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 1024
 """Images that a thread finds candidates for at a time."""
 LISTED, TIED = 9, 8
 """Bytes that a place in a list takes, and the ties of one that is looked through."""
@@ -41,7 +41,8 @@ class Lists:
 def descend(features_ND: Tensor, lists: Lists, joined: int, order_N: NDArray[np.int64]) -> None:
     """Compare each image with those tied to the images it is tied to; write what is nearer into the lists.
 
-    Takes 8 x joined + 8 bytes for each image, and up to 2 x joined squared pairs a row for a block of them.
+    Takes 8 x joined + 8 bytes for each image, and 8 for each pair of the blocks in work: a row has some hundreds,
+    and never more than 2 x joined x (2 x joined + 1).
 
     Args:
         features_ND: Unit length.
@@ -58,7 +59,8 @@ def descend(features_ND: Tensor, lists: Lists, joined: int, order_N: NDArray[np.
         similarities_P = pair_similarities(features_ND, rows_R, starts_R, others_P)
         _insert(rows_R, starts_R, others_P, similarities_P, lists.indices_NW, lists.similarities_NW, lists.new_NW)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # no two blocks hold the same row
+    # No two blocks hold the same row. A GPU is kept busy by one, which copies embeddings there.
+    with ThreadPoolExecutor(1 if features_ND.is_cuda else torch.get_num_threads()) as threads:
         list(threads.map(improve, range(0, len(order_N), ROWS_AT_ONCE)))
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from reidge.edge.errors import InputError
 from reidge.train.forest import FAR, root, spanning_forest
 from reidge.train.labels import OUTLIER, number_clusters
+from reidge.train.sparse import as_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +38,15 @@ def hdbscan(distances: csr_matrix, *, min_samples: int = 4, min_cluster_size: in
     Returns:
         `(N,)`; clusters are 0, 1, ... in the order of their first image. An image where clusters part, and whose core
         distance is that of the parting, is an outlier.
+
+    Raises:
+        InputError: The matrix is not sparse and square, a distance is no number, or a setting makes no sense.
     """
+    if min_samples < 1 or min_cluster_size < 2:
+        raise InputError(
+            f"got min_samples {min_samples} and min_cluster_size {min_cluster_size}: wants 1 or more and 2 or more."
+        )
+    distances = as_graph(distances)
     number = distances.shape[0]
     if number < 2:
         return np.full(number, OUTLIER, dtype=np.int64)

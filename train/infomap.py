@@ -15,6 +15,9 @@ import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
+from reidge.edge.errors import InputError
+from reidge.train.sparse import as_graph
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -74,7 +77,13 @@ def find_modules(links_NN: csr_matrix, *, seed: int) -> NDArray[np.int64]:
 
     Returns:
         `(N,)`, module of each node; a node without links is a module of its own.
+
+    Raises:
+        InputError: The matrix is not sparse and square, or a weight is negative or no number.
     """
+    links_NN = as_graph(links_NN, "links")
+    if links_NN.nnz and links_NN.data.min() < 0:
+        raise InputError(f"got a link of weight {links_NN.data.min():.3g}: wants 0 or more.")
     rng = np.random.default_rng(seed)
     flow = walk(links_NN)
     modules_N = np.arange(len(flow.visits))

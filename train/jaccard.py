@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from reidge.train.sparse import Block, SparseRows
 
 GIB = 2**30
+ROWS_AT_ONCE = 65_536
+"""Of neighbours that are given, checked at a time."""
 JOINING = 12
 """Bytes of an entry of sparse rows while its blocks are joined."""
 ROUNDING = 1e-4
@@ -84,7 +86,7 @@ def jaccard_distances(
         if device.type == "cpu":
             return _distances(features_ND, ranking_NK, round(k1 / 2) + 1, k2, max_distance, memory)
         if device.type == "cuda":
-            memory = min(memory, torch.cuda.mem_get_info(device)[0])
+            memory = min(memory, _free(device))
         return jaccard_distances_torch(
             features_ND,
             torch.from_numpy(ranking_NK).to(device, torch.int64),
@@ -95,8 +97,10 @@ def jaccard_distances(
         )
     except TooManyEntries:
         raise InputError(
-            f"the distances up to {max_distance:.3g} of {len(features_ND)} images take more than {memory_gib:g} GiB. "
-            "Where many images are copies of each other, remove these; else lower the distance (eps) or allow more."
+            f"the distances up to {max_distance:.3g} of {len(features_ND)} images take more than the "
+            f"{max(memory, 0) / GIB:.3g} GiB that are left for them. Where many images are copies of each other, "
+            "remove these; else lower the distance (cluster.eps; for hdbscan and agglomerative cluster.max_distance) "
+            "or raise cluster.memory_gib."
         ) from None
 
 
@@ -109,7 +113,19 @@ def _ranking(indices_NK: NDArray[np.int32], number: int, columns: int) -> NDArra
     ranking_NK = np.ascontiguousarray(indices_NK[:, :columns], dtype=np.int32)
     if ranking_NK.min() < 0 or ranking_NK.max() >= number:
         raise InputError(f"got neighbours that are no images: wants numbers from 0 to {number - 1}.")
+    if (ranking_NK[:, 0] != np.arange(number)).any():
+        raise InputError("got neighbours without the image itself in the first column: wants it there.")
+    for start in range(0, number, ROWS_AT_ONCE):
+        ordered_RK = np.sort(ranking_NK[start : start + ROWS_AT_ONCE], axis=1)
+        if (ordered_RK[:, 1:] == ordered_RK[:, :-1]).any():
+            raise InputError("got the same neighbour of an image twice: wants different ones.")
     return ranking_NK
+
+
+def _free(device: torch.device) -> int:
+    """Memory of a GPU that is not in use, including what torch keeps for the next tensors."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def _distances(

@@ -9,36 +9,49 @@ with 16 images a cluster its labels agree with the truth by 0.75 to 0.83 (adjust
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from reidge.train.features import blocks
+from reidge.edge.errors import InputError
+from reidge.train.features import ROWS_AT_ONCE, blocks
+from reidge.train.neighbors import as_features, check_features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+MAX_PAIRS = {"cpu": 2e9, "cuda": 2e11}
+"""Images times clusters: some quarters of an hour. The first centroids alone take as many passes over all images as
+there are clusters."""
 MAX_ROUNDS = 30
 """Rounds after which the centroids stay as they are; most runs end sooner, with labels that no longer change."""
 
 
 @torch.no_grad()
-def kmeans(features_ND: Tensor, clusters: int, *, seed: int) -> NDArray[np.int64]:
+def kmeans(
+    features_ND: Tensor | NDArray[np.floating[Any]], clusters: int, *, seed: int, memory_gib: float = 8.0
+) -> NDArray[np.int64]:
     """Divide images among centroids, each the normalised mean of its images (Dhillon and Modha, 2001).
 
     Args:
-        features_ND: Unit length, in memory or in a file.
+        features_ND: Two or more of unit length, in memory or in a file.
         clusters: How many centroids, 1 to N; those that lose all their images stay without.
         seed: Of the first centroids, drawn by greedy k-means++ (Arthur and Vassilvitskii, 2007).
+        memory_gib: That all this may take beside the features.
 
     Returns:
         `(N,)`: 0 .. clusters - 1.
+
+    Raises:
+        AllAlike: All features are the same.
+        InputError: The features are unusable, or there are too many clusters for the images, the memory or the time.
     """
-    if len(features_ND) == 0:
-        return np.empty(0, dtype=np.int64)
+    features_ND = as_features(features_ND)
+    check_features(features_ND)
+    _check_cost(features_ND, clusters, memory_gib)
     centroids_KD = _first_centroids(features_ND, clusters, np.random.default_rng(seed))
     labels_N = _nearest(features_ND, centroids_KD)
     for _ in range(MAX_ROUNDS):
@@ -47,6 +60,22 @@ def kmeans(features_ND: Tensor, clusters: int, *, seed: int) -> NDArray[np.int64
         if torch.equal(last_N, labels_N):
             break
     return labels_N.cpu().numpy()
+
+
+def _check_cost(features_ND: Tensor, clusters: int, memory_gib: float) -> None:
+    number = len(features_ND)
+    if not 1 <= clusters <= number:
+        raise InputError(f"got {clusters} clusters for {number} images: wants 1 to {number}.")
+    instead = "Set fewer (cluster.clusters), or another cluster.method."
+    if number * clusters > MAX_PAIRS.get(features_ND.device.type, MAX_PAIRS["cpu"]):
+        raise InputError(f"k-means of {number} images into {clusters} clusters would take hours here. {instead}")
+    tries = 2 + int(np.log(clusters))
+    needed = (8 * clusters * features_ND.shape[1] + 4 * ROWS_AT_ONCE * clusters + 20 * tries * number) / 2**30
+    if needed > memory_gib:
+        raise InputError(
+            f"k-means of {number} images into {clusters} clusters takes {needed:.2g} GiB, more than the {memory_gib:g} "
+            f"allowed. {instead}"
+        )
 
 
 def _nearest(features_ND: Tensor, centroids_KD: Tensor) -> Tensor:
@@ -63,7 +92,7 @@ def _sums(features_ND: Tensor, labels_N: Tensor, clusters: int) -> Tensor:
     # On a GPU index_add_ adds in any order; over sorted images the order is theirs.
     starts_K = torch.bincount(labels_N, minlength=clusters).cumsum(0).roll(1)
     starts_K[0] = 0
-    return functional.embedding_bag(labels_N.argsort(stable=True), features_ND, starts_K, mode="sum")
+    return functional.embedding_bag(labels_N.argsort(stable=True), features_ND.float(), starts_K, mode="sum")
 
 
 def _first_centroids(features_ND: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numba import njit
+from scipy.sparse import csr_matrix, issparse
+
+from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,21 @@ MAX_BLOCKS = 512
 
 class TooManyEntries(Exception):
     """More entries than there is room for."""
+
+
+def as_graph(matrix: csr_matrix, what: str = "distances") -> csr_matrix:
+    """Return a sparse matrix of all images by all images in rows.
+
+    Raises:
+        InputError: It is something else, or not all of its entries are finite.
+    """
+    if not issparse(matrix) or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        got = f"shape {getattr(matrix, 'shape', '?')} and type {type(matrix).__name__}"
+        raise InputError(f"got {what} of {got}: wants a square matrix of scipy.sparse.")
+    rows = csr_matrix(matrix)
+    if not math.isfinite(rows.data.sum(dtype=np.float64)):
+        raise InputError(f"got {what} that are not finite: wants numbers.")
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

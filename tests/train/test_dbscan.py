@@ -6,7 +6,6 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import DBSCAN
 from sklearn.neighbors import sort_graph_by_row_values
 
-from reidge.edge.errors import InputError
 from reidge.train.dbscan import dbscan
 from reidge.train.labels import OUTLIER
 
@@ -60,10 +59,3 @@ def test_a_distance_of_eps_is_near() -> None:
 
 def test_no_images_have_no_labels() -> None:
     assert dbscan(csr_matrix(np.empty((0, 0), dtype=np.float32))).tolist() == []
-
-
-def test_what_is_no_square_of_numbers_is_refused() -> None:
-    with pytest.raises(InputError, match=r"\(2, 3\)"):
-        dbscan(csr_matrix(np.zeros((2, 3), dtype=np.float32)))
-    with pytest.raises(InputError, match="matrix of numbers"):
-        dbscan(csr_matrix(np.array([[0, np.nan], [np.nan, 0]], dtype=np.float32)))

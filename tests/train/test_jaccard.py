@@ -14,7 +14,10 @@ from reidge.train.jaccard import jaccard_distances
 from reidge.train.neighbors import AllAlike, Neighbors, nearest_neighbors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def people(count: int, each: int, *, noise: float = 0.05, seed: int = 0) -> torch.Tensor:
@@ -67,8 +70,10 @@ def test_hubs_near_everything_change_no_distance(monkeypatch: pytest.MonkeyPatch
     hubs = functional.normalize(features.mean(dim=0) + 0.01 * torch.eye(64)[:2], dim=1)
     # Each image finds both hubs among its nearest, right behind itself.
     ranking = nearest_neighbors(torch.cat([features, hubs]), 12)
+    others = [[i for i in row[1:] if i < 400][:9] for row in ranking.indices_NK[:400].tolist()]
     indices = ranking.indices_NK.copy()
     indices[:400, 1:3] = [400, 401]
+    indices[:400, 3:] = others
     neighbors = Neighbors(indices_NK=indices, similarities_NK=ranking.similarities_NK)
     both = torch.cat([features, hubs])
     plain = jaccard_distances(both, k1=12, k2=6, neighbors=neighbors)
@@ -120,6 +125,25 @@ def test_neighbours_of_other_features_are_refused() -> None:
 
 def test_copies_without_bound_end_with_one_line_instead_of_all_memory() -> None:
     copies = torch.cat([people(1, 1).repeat(3000, 1), people(30, 10, seed=1)])
-    with pytest.raises(InputError, match=r"3300 images take more than 0\.01 GiB.*copies of each other") as error:
+    with pytest.raises(InputError, match=r"3300 images take more than the 0\.01 GiB.*copies of each other") as error:
         jaccard_distances(copies, memory_gib=0.01)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda indices: indices[::-1], "without the image itself in the first column"),
+        (lambda indices: indices[:, [0, 1, 1]], "the same neighbour of an image twice"),
+        (lambda indices: indices + 20, "no images: wants numbers from 0 to 19"),
+        (lambda indices: indices[:10], r"shape \(10, 3\) for the features of 20 images"),
+    ],
+)
+def test_known_neighbours_that_cannot_be_are_refused(
+    change: Callable[[NDArray[np.int32]], NDArray[np.int32]], message: str
+) -> None:
+    features = people(4, 5)
+    found = nearest_neighbors(features, 3)
+    neighbors = Neighbors(indices_NK=change(found.indices_NK), similarities_NK=found.similarities_NK)
+    with pytest.raises(InputError, match=message):
+        jaccard_distances(features, k1=3, neighbors=neighbors)
