@@ -227,8 +227,8 @@ def judge_appearance(found: Appearance, limits: DriftLimits) -> Iterator[Finding
         level="recalibrate" if far else "look",
         reason=f"people look different to the encoder: {found.novel_share:.0%} of the crops resemble no calibration "
         f"crop ({NOVEL_QUANTILE:.0%} would be usual), most in {worst} ({found.novel_by_camera[worst]:.0%}); energy "
-        f"distance {found.inhomogeneity:.3f} of the mean distance (p {found.p_value:.3f}), mean embedding at cosine "
-        f"{found.mean_cosine:.3f}, spread {spread:.2f} times what it was.",
+        f"distance {found.inhomogeneity:.3f} of the mean distance (p {found.p_value:.3f}), spread {spread:.2f} times "
+        "what it was.",
     )
 
 
