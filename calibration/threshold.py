@@ -197,10 +197,9 @@ def with_intervals(
 
 def judge_rates(pairs: PairSimilarities, min_similarity: float, *, seed: int = 0) -> Rates:
     """Say what a threshold lets pass, and how sure that is."""
-    known = pairs.without_unknown()
     again = [
         (match_rate(other.different_P, min_similarity), match_rate(other.same_P, min_similarity))
-        for other in resamples(known, seed=seed)
+        for other in resamples(pairs.without_unknown(), seed=seed)
     ]
     different, same = match_rate(pairs.different_P, min_similarity), match_rate(pairs.same_P, min_similarity)
     independent = tracklets_in(pairs) // 2
@@ -223,7 +222,7 @@ def rate_curve(pairs: PairSimilarities, *, seed: int = 0) -> RateCurve:
     similarity_C = np.linspace(lowest, 1, CURVE_POINTS)
     again = [
         (shares_reaching(other.different_P, similarity_C), shares_reaching(other.same_P, similarity_C))
-        for other in resamples(pairs, seed=seed)
+        for other in resamples(pairs.without_unknown(), seed=seed)
     ]
     return RateCurve(
         similarity_C=similarity_C,

@@ -97,6 +97,20 @@ def test_a_calibration_of_other_weights_is_refused_in_one_line(
     assert line.count("\n") == 1
 
 
+def test_a_folder_that_holds_no_crops_is_refused_in_one_line(
+    site_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drift", str(site_bundle), "--crops", str(tmp_path / "nowhere")]) == 2
+    assert "is not a crop folder" in capsys.readouterr().err
+
+
+def test_an_unknown_limit_is_refused_with_the_nearest_one(
+    site_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drift", str(site_bundle), "--crops", str(tmp_path), "--set", "look_novelty=0.5"]) == 2
+    assert "Did you mean 'look_novel_share'?" in capsys.readouterr().err
+
+
 def test_a_bundle_without_its_calibration_is_refused(
     site_bundle: Path, harvest_site: Callable[..., Path], describe_again: Callable[..., None]
 ) -> None:
