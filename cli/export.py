@@ -11,6 +11,9 @@ from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+
+    from reidge.export.parity import Gate
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -33,6 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="cameras never see the same spot, so people seen at once in two of them are different",
     )
+    parser.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change what INT8 must reach: cosine_mean=0.99, cosine_p1=0.97, neighbour_overlap=0.9, and with --labels "
+        "map_loss=0.005, rank1_loss=0.005",
+    )
+    parser.add_argument(
+        "--max-float-share",
+        type=float,
+        default=0.25,
+        help="most of the multiply-adds that may stay in float for INT8 to pass",
+    )
+    parser.add_argument("--labels", type=Path, metavar="SPLIT", help="labelled data set to hold mAP and rank-1 on too")
+    parser.add_argument(
+        "--scales", type=Path, metavar="FILE", help="scales.json of an earlier export of this encoder: no calibration"
+    )
     parser.add_argument("--force", action="store_true", help="write the bundle although INT8 misses its accuracy gate")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of crops")
     add_json_argument(parser)
@@ -54,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
         method=args.method,
         false_match_rate=args.false_match_rate,
         separate_views=args.separate_views,
+        gate=parse_gate(args.gate),
+        max_float_share=args.max_float_share,
+        labels=args.labels,
+        scales=args.scales,
         force=args.force,
         seed=args.seed,
     )
@@ -61,6 +86,31 @@ def run(args: argparse.Namespace) -> int:
         print(f"reidge export: warning: {warning}", file=sys.stderr)
     emit(args, report.figures)
     return 0
+
+
+def parse_gate(changes: Sequence[str]) -> Gate:
+    """The gate with changes such as `cosine_mean=0.98`.
+
+    Raises:
+        InputError: A name is unknown or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    from reidge.export.parity import Gate
+
+    fields = {name.partition("_")[2]: name for name in Gate.model_fields}
+    values: dict[str, str] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in fields or not value:
+            raise InputError(f"--gate {change} is not NAME=VALUE with one of the names {', '.join(fields)}.")
+        values[fields[name]] = value
+    try:
+        return Gate.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).partition("_")[2]
+        raise InputError(f"--gate {name}={first['input']}: {first['msg']}.") from error
 
 
 def read_recipe(encoder: Path) -> dict[str, Any] | None:

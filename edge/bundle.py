@@ -13,7 +13,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.npz"
+ENCODER_KIND = "encoder"
 Precision = Literal["float", "int8"]
 ONNX_NAMES: dict[Precision, str] = {"float": "encoder.onnx", "int8": "encoder.int8.onnx"}
+AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 
 
 class BundleError(InputError):
@@ -76,6 +78,17 @@ class Parity(BaseModel, frozen=True, extra="forbid"):
     """Share of each crop's ten nearest neighbours that is the same in both."""
 
 
+class Accuracy(BaseModel, frozen=True, extra="forbid"):
+    """How well the embeddings of one precision rank a labelled split."""
+
+    mAP: float = Field(ge=0, le=1)
+    rank1: float = Field(ge=0, le=1)
+    split: str
+    """Name of the data set."""
+    queries: int = Field(gt=0)
+    gallery: int = Field(gt=0)
+
+
 Interval = tuple[float, float]
 """Low and high end."""
 
@@ -120,8 +133,14 @@ class Quantisation(BaseModel, frozen=True, extra="forbid"):
     """Mean held-out cosine of each method tried."""
     float_blocks: tuple[str, ...] = ()
     """Blocks that cost too much accuracy and were left in float, costliest first."""
+    float_share: float = Field(0.0, ge=0, le=1)
+    """Their share of the multiply-adds that could run in INT8."""
+    gate: dict[str, float] = Field(default_factory=dict)
+    """What the INT8 graph had to reach."""
+    missed: tuple[str, ...] = ()
+    """What of it was missed, in words."""
     forced: bool = False
-    """The accuracy gates failed and the export was told to go on."""
+    """The gate was missed and the export was told to go on."""
 
 
 class Coverage(BaseModel, frozen=True, extra="forbid"):
@@ -171,6 +190,8 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     golden_min_cosine: dict[Precision, float]
     """Least cosine a device must reach on every golden crop before it goes live."""
     parity: dict[Precision, Parity] = Field(default_factory=dict)
+    accuracy: dict[Precision, Accuracy] = Field(default_factory=dict)
+    """On a labelled split, where the export was given one."""
     threshold: dict[Precision, ThresholdReport] = Field(default_factory=dict)
     quantisation: Quantisation | None = None
     provenance: Provenance
@@ -282,17 +303,33 @@ def read_manifest(bundle: Path) -> Manifest:
     Raises:
         BundleError: It is missing, not JSON, of another schema version, or does not validate.
     """
+    return read_json_manifest(bundle, Manifest, made_by="reidge export")
+
+
+def read_json_manifest(bundle: Path, model: type[AnyManifest], *, made_by: str) -> AnyManifest:
+    """Read `manifest.json` of a folder as what `model` describes.
+
+    Args:
+        bundle: The folder.
+        model: Has a `schema_version` of 1, and a `kind` unless it describes an encoder.
+        made_by: The command that makes such folders.
+
+    Raises:
+        BundleError: It is missing, not JSON, of another kind or schema version, or does not validate.
+    """
     path = bundle / MANIFEST_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(
-            f"{bundle} is not a bundle: {MANIFEST_NAME} is missing. Make one with: reidge export"
-        ) from error
+        raise BundleError(f"{bundle} is not a bundle: {MANIFEST_NAME} is missing. Make one with: {made_by}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON ({error}). Copy or export the bundle again.") from error
+    found = kind_of(content)
+    kind = model.model_fields["kind"].default if "kind" in model.model_fields else ENCODER_KIND
+    if found != kind:
+        raise BundleError(f"{bundle} holds a bundle of kind {found!r}, wanted is {kind!r}. Make one with: {made_by}")
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -300,11 +337,16 @@ def read_manifest(bundle: Path) -> Manifest:
             "Export the bundle again or use the matching reidge."
         )
     try:
-        return Manifest.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path}: {where}: {first['msg']}. Export the bundle again.") from error
+
+
+def kind_of(content: object) -> object:
+    """Kind of bundle that a manifest's content describes; encoders came first and say none."""
+    return content.get("kind", ENCODER_KIND) if isinstance(content, dict) else ENCODER_KIND
 
 
 def read_golden(path: Path, manifest: Manifest) -> Golden:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from reidge.calibration.ranges import METHODS, RangeMethod
-from reidge.calibration.select import read_crop_sets
+from reidge.calibration.select import read_crop_sets, weaknesses
 from reidge.calibration.threshold import MIN_DIFFERENT_PAIRS, PairSimilarities, choose_threshold
 from reidge.edge.backends import installed_backends, open_encoder
 from reidge.edge.bundle import (
@@ -15,38 +17,43 @@ from reidge.edge.bundle import (
     FileEntry,
     InputSpec,
     Manifest,
-    Parity,
     Precision,
     Provenance,
     Quantisation,
+    ThresholdReport,
     describe_file,
 )
-from reidge.edge.errors import InputError
+from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import require_free, whole_folder
 from reidge.edge.progress import Progress
+from reidge.export.judge import LabelledSplit
 from reidge.export.parity import INT8_GATE, Gate
-from reidge.export.provenance import describe_origin
-from reidge.export.report import write_report
+from reidge.export.provenance import describe_origin, hash_weights
+from reidge.export.report import REPORT_HTML, REPORT_JSON, write_report
+from reidge.export.sensitivity import MAX_FLOAT_SHARE, Int8Search
 from reidge.export.steps import (
     ExportOptions,
     Job,
     compare_tracklets,
     embed_reference,
     evidence_of,
+    golden_cosine,
+    score_float,
+    score_int8,
     write_float,
     write_golden,
     write_int8,
 )
+from reidge.train.datasets import open_benchmark
+from reidge.train.extract import embed_crops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from reidge.export.sensitivity import Int8Search
     from reidge.train.encoders.encoder import Encoder
 
 HELD_OUT_SIZE = 256
-FEW_CROPS = 64
 LOW_MATCH_RATE = 0.5
 FLOAT_GOLDEN_MIN_COSINE = 0.99
 """On every golden crop; processors that compute in bfloat16 reach 0.998 on a deep, slim network."""
@@ -79,6 +86,12 @@ class ExportReport:
             "neighbour_overlap_int8": parity["int8"].neighbour_overlap,
             "range_method": quantisation.method,
             "float_blocks": list(quantisation.float_blocks),
+            "float_share": quantisation.float_share,
+            **{
+                f"{name}_{precision}": getattr(accuracy, field)
+                for precision, accuracy in self.manifest.accuracy.items()
+                for name, field in (("map", "mAP"), ("rank1", "rank1"))
+            },
             "forced": quantisation.forced,
             "min_similarity_float": threshold["float"].min_similarity,
             "min_similarity_int8": threshold["int8"].min_similarity,
@@ -99,6 +112,9 @@ def export_bundle(
     false_match_rate: float = 0.01,
     separate_views: bool = False,
     gate: Gate = INT8_GATE,
+    max_float_share: float = MAX_FLOAT_SHARE,
+    scales: Path | None = None,
+    labels: Path | None = None,
     force: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -116,13 +132,17 @@ def export_bundle(
         false_match_rate: Share of pairs of different people allowed to match.
         separate_views: Cameras never see the same spot; see `calibrate_threshold`.
         gate: What the INT8 graph must reach on held-out crops.
+        max_float_share: Most of the multiply-adds that may stay in float to reach it.
+        scales: `scales.json` of an earlier export of this very encoder, or its bundle, to take in place of calibrating.
+        labels: Labelled data set, on which the gate is held too.
         force: Write the bundle although the INT8 graph misses the gate.
         seed: Of the choice of crops.
         threads: Processor threads of the runtimes; None takes all cores.
 
     Raises:
         InputError: The crop folder, a crop or an option is unusable, or `output` is taken.
-        ReidgeError: The float graph differs from the encoder, or the INT8 graph misses its gate without `force`.
+        ReidgeError: The float graph differs from the encoder, or the INT8 graph misses its gate without `force`; then
+            the report stays in `kept_report(output)`.
     """
     options = ExportOptions(
         calibration_size=calibration_size,
@@ -130,11 +150,15 @@ def export_bundle(
         false_match_rate=false_match_rate,
         separate_views=separate_views,
         gate=gate,
+        max_float_share=max_float_share,
+        scales=scales,
+        labels=labels,
         force=force,
         seed=seed,
         threads=threads,
     )
     check_options(options, output)
+    split = read_split(encoder, options)
     sets = read_crop_sets(
         crops,
         size=encoder.input_size,
@@ -142,6 +166,7 @@ def export_bundle(
         calibration_size=calibration_size,
         held_out_size=HELD_OUT_SIZE,
         seed=seed,
+        embed=partial(embed_crops, encoder),
     )
     with whole_folder(output) as folder, Progress("export", total=5, unit="steps") as progress:
         job = Job(
@@ -150,24 +175,73 @@ def export_bundle(
             reference_ND=embed_reference(encoder, sets),
             folder=folder,
             options=options,
+            weights_sha256=hash_weights(encoder),
+            split=split,
         )
-        model, float_parity = write_float(job)
-        progress.advance(note="the float graph equals the encoder")
-        int8 = write_int8(job, model)
-        progress.advance(note=f"INT8 cosine {int8.parity.cosine_mean:.4f}")
-        pairs = compare_tracklets(job)
-        progress.advance(note="tracklets compared")
-        golden_cosine = write_golden(job)
-        origin = describe_origin(encoder, sets, source=source, recipe=recipe, seed=seed)
-        manifest = describe_bundle(job, origin, float_parity, int8, pairs, golden_cosine)
-        warnings = find_warnings(manifest)
-        write_report(folder, manifest, evidence_of(job, pairs), warnings)
-        progress.advance(note="report written")
-        manifest = manifest.model_copy(update={"files": describe_files(folder)})
-        (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        check_starts(folder, threads)
-        progress.advance(note="starts and reproduces the golden crops")
+        report = fill_bundle(
+            job, output, describe_origin(encoder, sets, source=source, recipe=recipe, seed=seed), progress
+        )
+    remove_kept_report(output)
+    return report
+
+
+def fill_bundle(job: Job, output: Path, origin: Provenance, progress: Progress) -> ExportReport:
+    """Write every file of the bundle that is being made, the manifest last.
+
+    Raises:
+        ReidgeError: The float graph differs from the encoder, or the INT8 graph misses its gate without `force`.
+    """
+    model, float_parity = write_float(job)
+    progress.advance(note="the float graph equals the encoder")
+    float_accuracy = score_float(job)
+    int8 = write_int8(job, model, float_accuracy)
+    progress.advance(note=f"INT8 cosine {int8.verdict.parity.cosine_mean:.4f}")
+    pairs = compare_tracklets(job)
+    progress.advance(note="tracklets compared")
+    write_golden(job)
+    accuracies = {"float": float_accuracy, "int8": score_int8(job, int8)}
+    manifest = Manifest(
+        files=describe_files(job.folder),
+        input=InputSpec(height=job.encoder.input_size[0], width=job.encoder.input_size[1], resize=job.encoder.resize),
+        embedding_dim=job.encoder.embedding_dim,
+        golden_min_cosine={"float": FLOAT_GOLDEN_MIN_COSINE, "int8": golden_cosine(job) - INT8_GOLDEN_MARGIN},
+        parity={"float": float_parity, "int8": int8.verdict.parity},
+        accuracy={precision: found for precision, found in accuracies.items() if found is not None},
+        threshold=choose_thresholds(job, pairs),
+        quantisation=describe_quantisation(job, int8),
+        provenance=origin,
+    )
+    warnings = find_warnings(manifest)
+    write_report(job.folder, manifest, evidence_of(job, int8, pairs), warnings)
+    progress.advance(note="report written")
+    if not int8.verdict.passed and not job.options.force:
+        raise ReidgeError(
+            f"the INT8 graph misses its gate on {int8.verdict.parity.crops} held-out crops: "
+            f"{', '.join(int8.verdict.missed)}, with {int8.float_share:.0%} of the multiply-adds in float. See "
+            f"{keep_report(job.folder, output)}. Give more crops of your own cameras or a larger --max-float-share, or "
+            "accept the loss with --force."
+        )
+    manifest = manifest.model_copy(update={"files": describe_files(job.folder)})
+    (job.folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    check_starts(job.folder, job.options.threads)
+    progress.advance(note="starts and reproduces the golden crops")
     return ExportReport(path=output, manifest=manifest, warnings=warnings)
+
+
+def read_split(encoder: Encoder, options: ExportOptions) -> LabelledSplit | None:
+    """Find the labelled data set that the gate shall be held on; None where none was named.
+
+    Raises:
+        InputError: The folder is of no known layout.
+    """
+    if options.labels is None:
+        return None
+    return LabelledSplit(
+        benchmark=open_benchmark(options.labels),
+        resize=encoder.resize,
+        size=encoder.input_size,
+        threads=options.threads,
+    )
 
 
 def check_options(options: ExportOptions, output: Path) -> None:
@@ -181,35 +255,32 @@ def check_options(options: ExportOptions, output: Path) -> None:
         raise InputError(f"the calibration size must be at least 1, got {options.calibration_size}.")
     if not 0 < options.false_match_rate < 1:
         raise InputError(f"the false-match rate must be between 0 and 1, got {options.false_match_rate}.")
+    if not 0 <= options.max_float_share <= 1:
+        raise InputError(f"the largest share in float must be between 0 and 1, got {options.max_float_share}.")
+    if options.scales is not None and options.method != "auto":
+        raise InputError(
+            "the scales that are given were taken in one way already. Give --scales or --method, not both."
+        )
     if options.method not in ("auto", *METHODS):
         raise InputError(f"the range method {options.method!r} is unknown. Choose auto, {', '.join(METHODS)}.")
 
 
-def describe_bundle(
-    job: Job,
-    origin: Provenance,
-    float_parity: Parity,
-    int8: Int8Search,
-    pairs: Mapping[Precision, PairSimilarities],
-    golden_cosine: float,
-) -> Manifest:
-    """Put together what the manifest says about the files that are there so far."""
-    height, width = job.encoder.input_size
-    rate = job.options.false_match_rate
-    return Manifest(
-        files=describe_files(job.folder),
-        input=InputSpec(height=height, width=width, resize=job.encoder.resize),
-        embedding_dim=job.encoder.embedding_dim,
-        golden_min_cosine={"float": FLOAT_GOLDEN_MIN_COSINE, "int8": golden_cosine - INT8_GOLDEN_MARGIN},
-        parity={"float": float_parity, "int8": int8.parity},
-        threshold={precision: choose_threshold(found, false_match_rate=rate) for precision, found in pairs.items()},
-        quantisation=Quantisation(
-            method=int8.method,
-            candidates=dict(int8.candidates),
-            float_blocks=int8.float_blocks,
-            forced=not int8.passed,
-        ),
-        provenance=origin,
+def choose_thresholds(job: Job, pairs: Mapping[Precision, PairSimilarities]) -> dict[Precision, ThresholdReport]:
+    """The match threshold of each precision."""
+    rate, seed = job.options.false_match_rate, job.options.seed
+    return {precision: choose_threshold(found, false_match_rate=rate, seed=seed) for precision, found in pairs.items()}
+
+
+def describe_quantisation(job: Job, int8: Int8Search) -> Quantisation:
+    """What the manifest says about how the INT8 graph came about."""
+    return Quantisation(
+        method=int8.method,
+        candidates=dict(int8.candidates),
+        float_blocks=int8.float_blocks,
+        float_share=int8.float_share,
+        gate=job.options.gate.model_dump(),
+        missed=int8.verdict.missed,
+        forced=not int8.verdict.passed,
     )
 
 
@@ -220,12 +291,10 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
 
 def find_warnings(manifest: Manifest) -> tuple[str, ...]:
     """What the user should know although the bundle works, one line each."""
-    warnings = []
-    crops, int8, threshold = manifest.provenance.calibration_crops, manifest.parity["int8"], manifest.threshold["int8"]
-    if crops < FEW_CROPS:
-        warnings.append(f"only {crops} calibration crops, better {FEW_CROPS} or more: harvest more footage.")
-    if manifest.quantisation is not None and manifest.quantisation.forced:
-        warnings.append(f"the INT8 graph misses its gate: cosine {int8.cosine_mean:.4f}, p1 {int8.cosine_p1:.4f}.")
+    warnings = [] if manifest.provenance.coverage is None else list(weaknesses(manifest.provenance.coverage))
+    threshold, quantisation = manifest.threshold["int8"], manifest.quantisation
+    if quantisation is not None and quantisation.missed:
+        warnings.append(f"the INT8 graph misses its gate: {', '.join(quantisation.missed)}.")
     if threshold.min_similarity is None or threshold.different_pairs < MIN_DIFFERENT_PAIRS:
         warnings.append(f"the match threshold is no measurement: {threshold.method}.")
     if threshold.same_match_rate is not None and threshold.same_match_rate < LOW_MATCH_RATE:
@@ -236,10 +305,33 @@ def find_warnings(manifest: Manifest) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def kept_report(output: Path) -> Path:
+    """Where the report of an export stays that failed its gate: beside the bundle that did not come to be."""
+    return output.with_name(f"{output.name}.failed")
+
+
+def keep_report(folder: Path, output: Path) -> Path:
+    """Copy the report out of a bundle that will vanish, over the one of an earlier failure; return the page."""
+    target = kept_report(output)
+    target.mkdir(exist_ok=True)
+    for name in (REPORT_JSON, REPORT_HTML):
+        partial_path = target / f".{name}.partial"
+        shutil.copyfile(folder / name, partial_path)
+        partial_path.replace(target / name)
+    return target / REPORT_HTML
+
+
+def remove_kept_report(output: Path) -> None:
+    """Take away the report of an earlier failure, which the bundle that is there now would seem to belong to."""
+    target = kept_report(output)
+    if target.is_dir() and {path.name for path in target.iterdir()} <= {REPORT_JSON, REPORT_HTML}:
+        shutil.rmtree(target, ignore_errors=True)
+
+
 def check_starts(folder: Path, threads: int | None) -> None:
-    """Start the bundle as the edge would, on every backend here, so that it never leaves this machine broken."""
+    """Start the bundle as the edge would, on every backend that needs no GPU, so that it never leaves here broken."""
     bundle = Bundle.load(folder)
-    for backend in installed_backends():
+    for backend in installed_backends(gpu=False):
         for precision in bundle.manifest.precisions:
             with open_encoder(bundle, backend, precision, threads):
                 pass

@@ -1,15 +1,16 @@
-"""How near the embeddings of an exported graph are to those of the trained encoder."""
+"""How near the embeddings of an exported graph are to those of the trained encoder, and whether that is near enough."""
 
 # N = crops, H, W = input height and width, D = embedding, K = neighbours
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.backends import MAX_BATCH, Backend, load_runner
+from reidge.edge.backends import MAX_BATCH, load_runner
 from reidge.edge.bundle import Parity
 
 if TYPE_CHECKING:
@@ -17,23 +18,93 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from reidge.edge.backends.presence import Backend
+    from reidge.edge.bundle import Accuracy
+
 NEIGHBOURS = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One figure held against its limit."""
+
+    name: str
+    found: float
+    limit: float
+    at_most: bool = False
+    """Whether the limit is the largest that passes, rather than the least."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is on the right side; never true for NaN."""
+        return self.found <= self.limit if self.at_most else self.found >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.found:.4f} (at {'most' if self.at_most else 'least'} {self.limit:g})"
+
+
 class Gate(BaseModel, frozen=True, extra="forbid"):
-    """What a graph must reach on held-out crops to be deployed."""
+    """What a graph must reach on held-out crops, and on a labelled split where there is one, to be deployed."""
 
     min_cosine_mean: float = Field(0.99, ge=-1, le=1)
     min_cosine_p1: float = Field(0.97, ge=-1, le=1)
     """For the first percentile of the crops."""
+    min_neighbour_overlap: float = Field(0.9, ge=0, le=1)
+    """Share of each crop's ten nearest neighbours that is the same as before."""
+    max_map_loss: float = Field(0.005, ge=0, le=1)
+    """Of the mAP of the float graph; a fraction, so 0.005 is half a point."""
+    max_rank1_loss: float = Field(0.005, ge=0, le=1)
+
+    def checks(
+        self, parity: Parity, accuracy: Accuracy | None = None, reference: Accuracy | None = None
+    ) -> tuple[Check, ...]:
+        """Hold figures against the gate.
+
+        Args:
+            parity: Of the graph.
+            accuracy: Of the graph on a labelled split.
+            reference: Of the float graph on the same; the two losses are checked only where both are given.
+        """
+        found = [
+            Check(name="mean cosine", found=parity.cosine_mean, limit=self.min_cosine_mean),
+            Check(name="first percentile", found=parity.cosine_p1, limit=self.min_cosine_p1),
+            Check(name="neighbour overlap", found=parity.neighbour_overlap, limit=self.min_neighbour_overlap),
+        ]
+        if accuracy is not None and reference is not None:
+            lost = reference.mAP - accuracy.mAP, reference.rank1 - accuracy.rank1
+            found += [
+                Check(name="mAP loss", found=lost[0], limit=self.max_map_loss, at_most=True),
+                Check(name="rank-1 loss", found=lost[1], limit=self.max_rank1_loss, at_most=True),
+            ]
+        return tuple(found)
 
     def passes(self, parity: Parity) -> bool:
-        """Whether the figures reach the gate; never true for NaN."""
-        return parity.cosine_mean >= self.min_cosine_mean and parity.cosine_p1 >= self.min_cosine_p1
+        """Whether the figures that need no labels reach the gate; never true for NaN."""
+        return all(check.passed for check in self.checks(parity))
 
 
 FLOAT_GATE = Gate(min_cosine_mean=0.99999, min_cosine_p1=0.9999)
 INT8_GATE = Gate()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What came of a graph at its gate."""
+
+    parity: Parity
+    checks: tuple[Check, ...]
+    accuracy: Accuracy | None = None
+    """On the labelled split; None where there is none, or where the graph fell before it came to that."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """The checks that did not, in words."""
+        return tuple(str(check) for check in self.checks if not check.passed)
 
 
 def compare(reference_ND: NDArray[np.float32], found_ND: NDArray[np.float32]) -> Parity:

@@ -37,6 +37,7 @@ def describe_origin(
         calibration_sha256=hash_array(sets.calibration_NHW3),
         calibration_crops=len(sets.calibration_NHW3),
         held_out_crops=len(sets.held_out_NHW3),
+        coverage=sets.coverage,
         data_sha256=sha256_file(sets.folder.root / INDEX_NAME),
         recipe=None if recipe is None else dict(recipe),
         seed=seed,

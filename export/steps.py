@@ -4,23 +4,26 @@
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
 
-from reidge.calibration.ranges import Histogram, RangeMethod, observe
+from reidge.calibration.ranges import METHODS, RangeMethod, observe, ranges_from
+from reidge.calibration.snapshot import CALIBRATION_NAME, describe_calibration
 from reidge.calibration.threshold import PairSimilarities, collect_pairs, sample_records
-from reidge.edge.backends import Backend, installed_backends, load_runner
-from reidge.edge.bundle import GOLDEN_NAME, ONNX_NAMES, Parity, Precision
+from reidge.edge.backends import installed_backends, load_runner
+from reidge.edge.bundle import GOLDEN_NAME, ONNX_NAMES, Accuracy, Parity, Precision
 from reidge.edge.crops import read_image, resize_crops
 from reidge.edge.errors import ReidgeError
+from reidge.export.judge import LabelledSplit, RuntimeJudge, host_backend
 from reidge.export.onnx import export_onnx
 from reidge.export.parity import FLOAT_GATE, Gate, compare, cosines, embed_with
-from reidge.export.quantize import placements, scale_of
-from reidge.export.report import Evidence
+from reidge.export.quantize import placements
+from reidge.export.report import Evidence, GraphFigures
+from reidge.export.scales import SCALES_NAME, check_plausible, describe_scales, read_scales, write_scales
 from reidge.export.sensitivity import Int8Search, search_int8
 from reidge.train.extract import embed_crops
 
@@ -31,13 +34,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from reidge.calibration.select import CropSets
+    from reidge.edge.backends.presence import Backend
     from reidge.train.encoders.encoder import Encoder
 
-SCALES_NAME = "scales.json"
 GOLDEN_SIZE = 16
 OBSERVE_BATCH = 8
 """Crops whose activations are in memory at once while ranges are measured."""
+PLAUSIBLE_SIZE = 64
+"""Calibration crops that given scales are held against."""
 EMBED_BATCH = 64
+SPEED_BATCH = 8
+SPEED_ROUNDS = 5
 THRESHOLD_TRACKLETS = 600
 CROPS_PER_TRACKLET = 8
 
@@ -51,6 +58,9 @@ class ExportOptions:
     false_match_rate: float
     separate_views: bool
     gate: Gate
+    max_float_share: float
+    scales: Path | None
+    labels: Path | None
     force: bool
     seed: int
     threads: int | None
@@ -67,6 +77,9 @@ class Job:
     folder: Path
     """Where the bundle is being written; it takes its final name at the end."""
     options: ExportOptions
+    weights_sha256: str
+    split: LabelledSplit | None = None
+    """Where labels were given."""
 
     def path(self, precision: Precision) -> Path:
         """Where the graph of that precision is."""
@@ -103,48 +116,108 @@ def write_float(job: Job) -> tuple[onnx.ModelProto, Parity]:
     return model, parity
 
 
-def write_int8(job: Job, model: onnx.ModelProto) -> Int8Search:
-    """Calibrate and write the INT8 graph and `scales.json`.
+def choose_ranges(job: Job, model: onnx.ModelProto) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Ranges by the way they were taken, and the largest magnitude of each activation on the calibration crops.
 
     Raises:
-        ReidgeError: The graph misses its gate and `force` is off.
+        InputError: The scales that were given are of another encoder, incomplete, or absurd.
     """
-    crops_NHW3, threads, gate = job.sets.calibration_NHW3, job.options.threads, job.options.gate
+    options, crops_NHW3 = job.options, job.sets.calibration_NHW3
+    given = None
+    if options.scales is not None:
+        given = read_scales(options.scales, model, weights_sha256=job.weights_sha256)
+        crops_NHW3 = crops_NHW3[:PLAUSIBLE_SIZE]
     batches = (crops_NHW3[start : start + OBSERVE_BATCH] for start in range(0, len(crops_NHW3), OBSERVE_BATCH))
-    histograms = observe(model, [place.tensor for place in placements(model)], batches, threads=threads)
+    histograms = observe(model, [place.tensor for place in placements(model)], batches, threads=options.threads)
+    if options.scales is not None and given is not None:
+        check_plausible(given.ranges, histograms, options.scales)
+        largest = {name: given.activations[name].largest for name in histograms}
+        return {given.method: {name: given.ranges[name] for name in histograms}}, largest
+    methods = METHODS if options.method == "auto" else (options.method,)
+    ranges = {str(name): ranges_from(histograms, name) for name in methods}
+    return ranges, {name: histogram.largest for name, histogram in histograms.items()}
+
+
+def score_float(job: Job) -> Accuracy | None:
+    """Score the float graph on the labelled split; None without one."""
+    return None if job.split is None else job.split.score(job.path("float"), "onnxruntime")
+
+
+def write_int8(job: Job, model: onnx.ModelProto, float_accuracy: Accuracy | None) -> Int8Search:
+    """Calibrate and write the INT8 graph, `scales.json` and `calibration.npz`, whether or not it passes the gate.
+
+    Raises:
+        InputError: The scales that were given are of another encoder, incomplete, or absurd.
+    """
+    choices, largest = choose_ranges(job, model)
     path = job.path("int8")
-
-    def evaluate(candidate: onnx.ModelProto) -> Parity:
-        onnx.save(candidate, path)
-        found_ND = embed_with(path, job.sets.held_out_NHW3, backend=edge_backend(), threads=threads)
-        return compare(job.reference_ND, found_ND)
-
-    found = search_int8(model, histograms, evaluate, method=job.options.method, gate=gate)
-    if not found.passed and not job.options.force:
-        raise ReidgeError(
-            f"the INT8 graph misses its gate on {found.parity.crops} held-out crops: mean cosine "
-            f"{found.parity.cosine_mean:.4f} (at least {gate.min_cosine_mean}), first percentile "
-            f"{found.parity.cosine_p1:.4f} (at least {gate.min_cosine_p1}), with {len(found.float_blocks)} blocks "
-            "in float. Give more calibration crops from your own cameras, or accept the loss with --force."
-        )
+    judge = RuntimeJudge(
+        crops_NHW3=job.sets.held_out_NHW3,
+        reference_ND=job.reference_ND,
+        path=path,
+        gate=job.options.gate,
+        threads=job.options.threads,
+        split=job.split,
+        float_accuracy=float_accuracy,
+    )
+    found = search_int8(model, choices, judge, max_float_share=job.options.max_float_share)
     onnx.save(found.model, path)
-    used = [place.tensor for place in placements(model) if place.block not in found.float_blocks]
-    write_scales(job.folder / SCALES_NAME, found, {name: histograms[name] for name in used})
+    scales = describe_scales(
+        found.ranges,
+        largest,
+        weights_sha256=job.weights_sha256,
+        method=found.method,
+        float_blocks=found.float_blocks,
+    )
+    write_scales(job.folder / SCALES_NAME, scales)
+    used = {place.tensor for place in placements(model) if place.block not in found.float_blocks}
+    describe_calibration(
+        job.folder / CALIBRATION_NAME,
+        job.path("float"),
+        job.sets.folder,
+        {name: largest for name, largest in found.ranges.items() if name in used},
+        size=job.encoder.input_size,
+        resize=job.encoder.resize,
+        weights_sha256=job.weights_sha256,
+        seed=job.options.seed,
+        threads=job.options.threads,
+    )
     return found
 
 
-def write_scales(path: Path, found: Int8Search, histograms: Mapping[str, Histogram]) -> None:
-    """Write the range of each activation in INT8, beside the largest magnitude that was seen."""
-    activations = {
-        name: {
-            "range": found.ranges[name],
-            "scale": scale_of(name, found.ranges),
-            "largest": histogram.largest,
-        }
-        for name, histogram in histograms.items()
-    }
-    content = {"method": found.method, "float_blocks": list(found.float_blocks), "activations": activations}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def score_int8(job: Job, found: Int8Search) -> Accuracy | None:
+    """Score the INT8 graph likewise, unless the search did."""
+    if job.split is None or found.verdict.accuracy is not None:
+        return found.verdict.accuracy
+    return job.split.score(job.path("int8"), host_backend())
+
+
+def measure_graphs(job: Job) -> tuple[GraphFigures, ...]:
+    """Run both graphs on every backend here that needs no GPU."""
+    return tuple(
+        measure_graph(job, precision, backend) for precision in ONNX_NAMES for backend in installed_backends(gpu=False)
+    )
+
+
+def measure_graph(job: Job, precision: Precision, backend: Backend) -> GraphFigures:
+    """Embed the held-out crops with one graph on one backend, and take the time of a batch."""
+    crops_NHW3, path = job.sets.held_out_NHW3, job.path(precision)
+    parity = compare(job.reference_ND, embed_with(path, crops_NHW3, backend=backend, threads=job.options.threads))
+    runner = load_runner(path, backend, threads=job.options.threads)
+    batch_NHW3 = crops_NHW3[np.resize(np.arange(len(crops_NHW3)), SPEED_BATCH)]
+    seconds = []
+    for _ in range(1 + SPEED_ROUNDS):
+        started = time.perf_counter()
+        runner.run(batch_NHW3)
+        seconds.append(time.perf_counter() - started)
+    runner.close()
+    return GraphFigures(
+        precision=precision,
+        backend=backend,
+        parity=parity,
+        crops_per_second=SPEED_BATCH / float(np.median(seconds[1:])),  # the first one fills caches
+        size=path.stat().st_size,
+    )
 
 
 def compare_tracklets(job: Job) -> dict[Precision, PairSimilarities]:
@@ -155,7 +228,7 @@ def compare_tracklets(job: Job) -> dict[Precision, PairSimilarities]:
     )
     records = [folder.records[index] for index in chosen]
     runners = {
-        precision: load_runner(job.path(precision), edge_backend(), threads=job.options.threads)
+        precision: load_runner(job.path(precision), host_backend(), threads=job.options.threads)
         for precision in ONNX_NAMES
     }
     parts: dict[Precision, list[NDArray[np.float32]]] = {precision: [] for precision in ONNX_NAMES}
@@ -172,31 +245,38 @@ def compare_tracklets(job: Job) -> dict[Precision, PairSimilarities]:
     }
 
 
-def write_golden(job: Job) -> float:
-    """Write golden crops, repeated where few are held out; return their worst INT8 cosine on the backends here."""
-    held_out_NHW3 = job.sets.held_out_NHW3
-    chosen = np.resize(np.arange(len(held_out_NHW3)), GOLDEN_SIZE)
-    crops_NHW3, embeddings_ND = held_out_NHW3[chosen], job.reference_ND[chosen]
+def write_golden(job: Job) -> None:
+    """Write golden crops, repeated where few are held out."""
+    crops_NHW3, embeddings_ND = golden_crops(job)
     np.savez(job.folder / GOLDEN_NAME, crops=crops_NHW3, embeddings=embeddings_ND)
+
+
+def golden_crops(job: Job) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Crops by which a device checks itself, and their embeddings by the trained encoder."""
+    chosen = np.resize(np.arange(len(job.sets.held_out_NHW3)), GOLDEN_SIZE)
+    return job.sets.held_out_NHW3[chosen], job.reference_ND[chosen]
+
+
+def golden_cosine(job: Job) -> float:
+    """Worst cosine of the INT8 graph on the golden crops, on the backends here that need no GPU."""
+    crops_NHW3, embeddings_ND = golden_crops(job)
     found = (
         embed_with(job.path("int8"), crops_NHW3, backend=backend, threads=job.options.threads)
-        for backend in installed_backends()
+        for backend in installed_backends(gpu=False)
     )
     return min(float(cosines(embeddings_ND, found_ND).min()) for found_ND in found)
 
 
-def edge_backend() -> Backend:
-    """The backend that an edge would choose here."""
-    return installed_backends()[0]
-
-
-def evidence_of(job: Job, pairs: Mapping[Precision, PairSimilarities]) -> Evidence:
+def evidence_of(job: Job, found: Int8Search, pairs: Mapping[Precision, PairSimilarities]) -> Evidence:
     """What the report shows beside the manifest's figures."""
     crops_NHW3 = job.sets.held_out_NHW3
-    found_ND = embed_with(job.path("int8"), crops_NHW3, backend=edge_backend(), threads=job.options.threads)
+    found_ND = embed_with(job.path("int8"), crops_NHW3, backend=host_backend(), threads=job.options.threads)
     return Evidence(
         crops_NHW3=crops_NHW3,
         cosines_N=cosines(job.reference_ND, found_ND),
         pairs=pairs["int8"],
         gate=job.options.gate,
+        checks=found.verdict.checks,
+        costs=found.costs,
+        graphs=measure_graphs(job),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from reidge.edge.crops import CropRecord, CropWriter
 from reidge.export.bundle import ExportReport, export_bundle
@@ -28,11 +29,12 @@ CROPS_EACH = 8
 
 
 def draw_person(rng: np.random.Generator, pid: int) -> NDArray[np.uint8]:
-    """A crop with a shirt and trousers of the person's own colours, under noise."""
+    """A crop with a shirt and trousers of the person's own colours, under noise, a few pixels off as in life."""
     colours = np.random.default_rng(pid).integers(30, 226, (2, 3))
     image = np.full((90, 44, 3), 120, dtype=np.int16)
     image[15:50, 10:34] = colours[0]
     image[50:85, 12:32] = colours[1]
+    image = np.roll(image, rng.integers(-4, 5, 2), axis=(0, 1))
     noisy: NDArray[np.uint8] = np.clip(image + rng.integers(-25, 26, image.shape), 0, 255).astype(np.uint8)
     return noisy
 
@@ -78,6 +80,24 @@ def exported(tmp_path_factory: pytest.TempPathFactory, small_encoder: Encoder, c
     """A bundle of the small encoder; tests must leave it as it is."""
     output = tmp_path_factory.mktemp("bundle") / "bundle"
     return export_bundle(small_encoder, crop_folder, output, source="tests", recipe={"name": "quick"}, threads=1)
+
+
+@pytest.fixture
+def two_blocks() -> ModelProto:
+    """A 3x3 convolution of 3 -> 16 channels at stride 2, then one of 16 -> 16 in 16 groups."""
+    stem, deep = np.ones((16, 3, 3, 3), dtype=np.float32), np.ones((16, 1, 3, 3), dtype=np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "stem"], ["y"], name="/body/stem/Conv", strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["y", "deep"], ["z"], name="/body/deep/Conv", group=16, pads=[1, 1, 1, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 4])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 16, 4, 2])],
+        [numpy_helper.from_array(stem, "stem"), numpy_helper.from_array(deep, "deep")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.fixture(scope="session")

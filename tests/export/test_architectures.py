@@ -7,15 +7,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
-from reidge.calibration.ranges import observe
+from reidge.calibration.ranges import observe, ranges_from
 from reidge.edge.backends import load_runner
 from reidge.edge.crops import resize_crops
+from reidge.export.judge import RuntimeJudge
 from reidge.export.onnx import export_onnx
-from reidge.export.parity import INT8_GATE, compare, embed_with
+from reidge.export.parity import INT8_GATE
 from reidge.export.quantize import placements
 from reidge.export.sensitivity import search_int8
 from reidge.train.encoders import ARCHITECTURES, build_encoder
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.edge.bundle import Parity
     from reidge.train.encoders.encoder import Encoder
 
 SIZE = (64, 32)
@@ -97,13 +96,14 @@ def test_int8_reaches_its_gate_or_gains_by_leaving_blocks_in_float(architecture:
     tensors = [place.tensor for place in placements(model)]
     histograms = observe(model, tensors, np.split(crops_NHW3[:16], 2), threads=1)
 
-    def evaluate(candidate: onnx.ModelProto) -> Parity:
-        onnx.save(candidate, tmp_path / "int8.onnx")
-        return compare(
-            reference_ND, embed_with(tmp_path / "int8.onnx", crops_NHW3[16:], backend="onnxruntime", threads=1)
-        )
-
-    found = search_int8(model, histograms, evaluate, method="mse")
+    judge = RuntimeJudge(
+        crops_NHW3=crops_NHW3[16:],
+        reference_ND=reference_ND,
+        path=tmp_path / "int8.onnx",
+        gate=INT8_GATE,
+        threads=1,
+    )
+    found = search_int8(model, {"mse": ranges_from(histograms, "mse")}, judge)
     assert any(node.op_type == "QuantizeLinear" for node in found.model.graph.node)
-    assert found.passed == INT8_GATE.passes(found.parity)
-    assert found.passed or (found.float_blocks and found.parity.cosine_mean > found.candidates["mse"])
+    assert found.verdict.passed == INT8_GATE.passes(found.verdict.parity)
+    assert found.verdict.passed or found.verdict.parity.cosine_mean >= found.candidates["mse"]

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
@@ -21,7 +24,6 @@ from reidge.train.extract import embed_crops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from reidge.export.bundle import ExportReport
     from reidge.train.encoders.encoder import Encoder
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 def test_a_bundle_holds_what_the_contract_names(exported: ExportReport) -> None:
     assert sorted(path.name for path in exported.path.iterdir()) == [
+        "calibration.npz",
         "encoder.int8.onnx",
         "encoder.onnx",
         "golden.npz",
@@ -87,7 +90,7 @@ def test_the_report_shows_the_figures_of_the_manifest(exported: ExportReport) ->
     assert report["parity"]["int8"]["cosine_mean"] == exported.manifest.parity["int8"].cosine_mean
     page = (exported.path / "report.html").read_text()
     assert f"{exported.manifest.parity['int8'].cosine_mean:.5f}" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert not re.search(r"""(src|href)\s*=\s*["']?http""", page)  # nothing is loaded from elsewhere
 
 
@@ -148,18 +151,72 @@ def test_many_corrupt_crops_are_named_and_nothing_stays(
     assert left_behind(tmp_path) == []
 
 
-def test_an_int8_graph_below_the_gate_fails_the_export_unless_forced(
+def test_an_int8_graph_below_the_gate_fails_the_export_and_leaves_its_report_unless_forced(
     tmp_path: Path, small_encoder: Encoder, crop_folder: Path
 ) -> None:
     export = partial(export_bundle, small_encoder, crop_folder, tmp_path / "bundle", method="max", threads=1)
     unreachable = Gate(min_cosine_mean=1, min_cosine_p1=1)
-    with pytest.raises(ReidgeError, match=r"misses its gate on 32 held-out crops: mean cosine 0\.\d+.*--force"):
+    with pytest.raises(
+        ReidgeError,
+        match=r"gate on 32 held-out crops: mean cosine 0\.\d+ \(at least 1\).*bundle\.failed/report\.html.*--force",
+    ):
         export(gate=unreachable)
-    assert left_behind(tmp_path) == []
+    assert left_behind(tmp_path) == ["bundle.failed"]
+    assert sorted(path.name for path in (tmp_path / "bundle.failed").iterdir()) == ["report.html", "report.json"]
+    figures = json.loads((tmp_path / "bundle.failed" / "report.json").read_text())
+    assert not figures["passed"]
+    assert [check["name"] for check in figures["checks"] if not check["passed"]] == ["mean cosine", "first percentile"]
     report = export(gate=unreachable, force=True)
-    assert report.manifest.quantisation is not None
-    assert report.manifest.quantisation.forced
+    assert left_behind(tmp_path) == ["bundle"]  # the report of the failure is gone, the bundle has its own
+    quantisation = report.manifest.quantisation
+    assert quantisation is not None
+    assert quantisation.forced
+    assert quantisation.gate == unreachable.model_dump()
+    assert [line.partition(" (")[0][:11] for line in quantisation.missed] == ["mean cosine", "first perce"]
     assert any("misses its gate" in warning for warning in report.warnings)
+
+
+def split_of(crop_folder: Path, root: Path) -> Path:
+    """The people of a crop folder as a labelled data set: one query each, seen by another camera in the gallery."""
+    for path in sorted(crop_folder.glob("*/*.jpg")):
+        pid, shot = int(path.parent.name) + 1, int(path.stem)
+        folder = root / ("query" if shot == 0 else "bounding_box_test")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / f"{pid:04d}_c{1 + shot % 2}s1_{shot:06d}_00.jpg")
+    return root
+
+
+def test_labels_add_map_and_rank1_of_both_graphs_to_the_gate(
+    tmp_path: Path, small_encoder: Encoder, crop_folder: Path
+) -> None:
+    labels = split_of(crop_folder, tmp_path / "split")
+    export = partial(export_bundle, small_encoder, crop_folder, method="max", threads=1, labels=labels)
+    gate = Gate(max_map_loss=1, max_rank1_loss=1)
+    manifest = export(tmp_path / "bundle", gate=gate).manifest
+    assert set(manifest.accuracy) == {"float", "int8"}
+    for accuracy in manifest.accuracy.values():
+        assert (accuracy.queries, accuracy.gallery) == (12, 84)
+        assert 0 < accuracy.mAP <= 1
+    checks = json.loads((tmp_path / "bundle" / "report.json").read_text())["checks"]
+    assert [check["name"] for check in checks[3:]] == ["mAP loss", "rank-1 loss"]
+    lost = manifest.accuracy["float"].mAP - manifest.accuracy["int8"].mAP
+    assert checks[3]["found"] == pytest.approx(lost)
+
+
+def test_scales_of_an_earlier_export_give_the_same_graph(
+    tmp_path: Path, exported: ExportReport, small_encoder: Encoder, crop_folder: Path
+) -> None:
+    again = export_bundle(small_encoder, crop_folder, tmp_path / "bundle", scales=exported.path, threads=1)
+    for name in ("encoder.int8.onnx", "scales.json"):
+        assert again.manifest.files[name] == exported.manifest.files[name]
+
+
+def test_scales_of_other_weights_are_refused(tmp_path: Path, exported: ExportReport, crop_folder: Path) -> None:
+    torch.manual_seed(7)
+    other = build_encoder("small", input_size=(64, 32)).eval()
+    with pytest.raises(InputError, match=r"scales\.json was calibrated for other weights .* Leave --scales out"):
+        export_bundle(other, crop_folder, tmp_path / "bundle", scales=exported.path, threads=1)
+    assert left_behind(tmp_path) == []
 
 
 def test_an_encoder_whose_weights_are_not_finite_is_refused(tmp_path: Path, crop_folder: Path) -> None:
@@ -183,6 +240,9 @@ def test_a_folder_with_files_is_never_written_over(
         ({"calibration_size": 0}, "calibration size"),
         ({"false_match_rate": 1.0}, "false-match rate"),
         ({"method": "magic"}, "range method 'magic'"),
+        ({"max_float_share": 1.5}, "largest share in float"),
+        ({"method": "max", "scales": Path("scales.json")}, "--scales or --method"),
+        ({"labels": Path("/nowhere")}, "/nowhere"),
     ],
 )
 def test_a_senseless_option_is_refused(

@@ -48,6 +48,16 @@ def test_a_run_folder_becomes_a_bundle_and_one_json_object(
         (["{run}", "--crops", "{tmp}", "--output", "{tmp}/bundle"], "is not a crop folder: crops.csv is missing"),
         (["{run}", "--crops", "{crops}", "--output", "{run}"], "already exists and is not an empty folder"),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--calibration-size", "0"], "calibration size"),
+        (
+            ["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "cosine=1"],
+            "names cosine_mean, cosine_p1",
+        ),
+        (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=-1"], "--gate map_loss=-1"),
+        (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--labels", "{run}"], "{run}"),
+        (
+            ["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--scales", "{run}"],
+            "scales.json cannot be read",
+        ),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--architecture", "resnet18"], "not resnet18"),
     ],
 )
@@ -62,7 +72,7 @@ def test_a_mistake_ends_with_status_2_and_one_line(
     filled = [part.format(tmp=tmp_path, run=run_folder, crops=crop_folder) for part in arguments]
     assert main(["export", *filled]) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(run=run_folder) in error
     assert error.count("\n") == 1
     assert not (tmp_path / "bundle").exists()
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reidge.edge.bundle import Parity
-from reidge.export.parity import INT8_GATE, compare, neighbour_overlap
+from reidge.edge.bundle import Accuracy, Parity
+from reidge.export.parity import INT8_GATE, Verdict, compare, neighbour_overlap
 
 
 def unit(*rows: tuple[float, float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -41,10 +41,45 @@ def test_a_single_crop_has_no_neighbours_to_lose() -> None:
     assert compare(unit((1, 0)), unit((1, 0))).neighbour_overlap == 1
 
 
-@pytest.mark.parametrize(("mean", "p1", "passes"), [(0.991, 0.971, True), (0.989, 0.98, False), (0.995, 0.969, False)])
-def test_the_gate_wants_both_the_mean_and_the_first_percentile(mean: float, p1: float, passes: bool) -> None:
-    parity = Parity(crops=1, cosine_mean=mean, cosine_p1=p1, max_abs_diff=0, neighbour_overlap=1)
-    assert INT8_GATE.passes(parity) is passes
+def parity_of(mean: float, p1: float, overlap: float) -> Parity:
+    return Parity(crops=1, cosine_mean=mean, cosine_p1=p1, max_abs_diff=0, neighbour_overlap=overlap)
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"),
+    [
+        ((0.99, 0.97, 0.9), ()),
+        ((0.989, 0.98, 1), ("mean cosine 0.9890 (at least 0.99)",)),
+        ((0.995, 0.969, 1), ("first percentile 0.9690 (at least 0.97)",)),
+        ((1, 1, 0.89), ("neighbour overlap 0.8900 (at least 0.9)",)),
+    ],
+)
+def test_the_gate_wants_the_mean_the_first_percentile_and_the_neighbours(
+    figures: tuple[float, float, float], missed: tuple[str, ...]
+) -> None:
+    verdict = Verdict(parity=parity_of(*figures), checks=INT8_GATE.checks(parity_of(*figures)))
+    assert verdict.missed == missed
+    assert INT8_GATE.passes(verdict.parity) == verdict.passed == (not missed)
+
+
+def accuracy_of(mean_average_precision: float, rank1: float) -> Accuracy:
+    return Accuracy(mAP=mean_average_precision, rank1=rank1, split="tests", queries=1, gallery=1)
+
+
+@pytest.mark.parametrize(
+    ("found", "missed"),
+    [
+        (accuracy_of(0.7, 0.9), ()),
+        (accuracy_of(0.8, 1.0), ()),  # better than float is fine
+        (accuracy_of(0.69, 0.896), ("mAP loss 0.0100 (at most 0.005)",)),
+        (accuracy_of(0.7, 0.89), ("rank-1 loss 0.0100 (at most 0.005)",)),
+    ],
+)
+def test_with_labels_the_gate_bounds_what_is_lost(found: Accuracy, missed: tuple[str, ...]) -> None:
+    parity = parity_of(1, 1, 1)
+    checks = INT8_GATE.checks(parity, found, accuracy_of(0.7, 0.9))
+    assert len(checks) == 5
+    assert Verdict(parity=parity, checks=checks).missed == missed
 
 
 def test_nan_never_passes_the_gate() -> None:
