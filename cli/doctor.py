@@ -36,6 +36,7 @@ NEEDS = {
     "evaluate": ("train",),
     "export": ("export",),
     "export detector": ("edge", "export"),
+    "engine": (),
     "drift": ("export",),
     "bench": (),
     "run": ("edge",),
@@ -176,6 +177,8 @@ def examine_stage(stage: str, wanted: Mapping[str, list[Requirement]], packages:
     backends = [name for name in BACKENDS if usable(packages[name])]
     if stage in NEED_A_BACKEND and not backends:
         lacking.append(" or ".join(BACKENDS))
+    if stage == "engine" and not usable(packages["tensorrt"]):
+        lacking.append("tensorrt")  # a Jetson's own, so not by way of the extra
     report: dict[str, Any] = {"works": not lacking, "lacking": lacking}
     if stage in ("train", "evaluate") and not lacking:
         report["on"] = packages["torch"].get("gpus") or ["CPU"]

@@ -22,6 +22,7 @@ STAGES = {
     "evaluate": "mAP and rank-k of an encoder or bundle on a labelled split",
     "export": "encoder + calibration crops -> bundle (ONNX, INT8 ONNX, parity report)",
     "export detector": "YOLOX or RT-DETR + frames -> detector bundle (ONNX, INT8 ONNX)",
+    "engine": "bundle -> TensorRT engine, built and checked on the device that will run it",
     "drift": "bundle + crops of the running site -> whether to calibrate again",
     "bench": "how fast a bundle runs here, by backend, precision and batch",
     "run": "bundle + cameras -> identities and events",

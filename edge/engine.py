@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reidge.edge.bundle import BundleError
+from reidge.edge.bundle import MANIFEST_NAME, BundleError
 from reidge.edge.cuda import open_cuda
 from reidge.edge.engine_cache import EngineCache, EngineKey, EngineOptions, machine_of, say
 from reidge.edge.errors import InputError, ReidgeError
@@ -77,7 +78,7 @@ def obtain_engine(
     Args:
         onnx_path: A float graph, or one with explicit Q/DQ pairs.
         cache: Where engines of this machine are kept.
-        options: None takes those last chosen for this graph on this machine.
+        options: None takes those last chosen for this graph on this machine, else the usual ones.
         rebuild: Whether to build it although it is there.
 
     Raises:
@@ -89,7 +90,7 @@ def obtain_engine(
     tensorrt = load_tensorrt()
     graph = read_graph(onnx_path)
     sha256 = hashlib.sha256(graph).hexdigest()
-    key = key_of(tensorrt, sha256, options or cache.options_for(sha256))
+    key = key_of(tensorrt, sha256, options or cache.options_for(sha256) or usual_options(onnx_path))
     plan = None if rebuild else cache.load(key)
     built = plan is None
     if plan is None:
@@ -103,6 +104,20 @@ def obtain_engine(
                 cache.store_timing(key, timing)
                 cache.store(key, plan)
     return Engine(plan=plan, key=key, path=cache.engine_path(key), built=built)
+
+
+def usual_options(onnx_path: Path) -> EngineOptions:
+    """What an engine is built for where nobody says: many crops at a time, or one frame."""
+    return EngineOptions(best_batch=1, max_batch=1) if is_detector(onnx_path.parent) else EngineOptions()
+
+
+def is_detector(bundle: Path) -> bool:
+    """Whether a bundle says of itself that it is a detector's."""
+    try:
+        content = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever loads the bundle says what is wrong with it
+    return isinstance(content, dict) and content.get("kind") == "detector"
 
 
 def read_graph(path: Path) -> bytes:
@@ -303,6 +318,12 @@ def make_monitor(tensorrt: Any, progress: Progress) -> Any:
 def one_line(text: str) -> str:
     """Words of a message on one line."""
     return " ".join(text.split()).rstrip(".") or "it gave no reason"
+
+
+def write_half(onnx_path: Path) -> Path:
+    """Write a graph with FP16 in it into the engine cache, for tools that take their types from there."""
+    graph = read_graph(onnx_path)
+    return EngineCache().write_graph(f"{hashlib.sha256(graph).hexdigest()[:32]}.half.onnx", bake_half(graph))
 
 
 def trtexec_command(

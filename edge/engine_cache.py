@@ -172,16 +172,26 @@ class EngineCache:
         """Keep the timings of a build."""
         self._write(self.folder / key.timing_name, timing)
 
-    def options_for(self, onnx_sha256: str) -> EngineOptions:
-        """The options last chosen for a graph by `reidge engine`; the defaults where none were."""
+    def options_for(self, onnx_sha256: str) -> EngineOptions | None:
+        """The options last chosen for a graph by `reidge engine`; None where none were."""
         try:
             return EngineOptions.model_validate(read_record(self._options_path(onnx_sha256)))
         except (UntrustedFile, ValidationError):
-            return EngineOptions()
+            return None
 
-    def choose_options(self, onnx_sha256: str, options: EngineOptions) -> None:
-        """Let later runs on this machine use these options for a graph."""
-        self._write(self._options_path(onnx_sha256), options.model_dump_json().encode())
+    def choose_options(self, onnx_sha256: str, options: EngineOptions | None) -> None:
+        """Let later runs on this machine use these options for a graph; None forgets them."""
+        path = self._options_path(onnx_sha256)
+        if options is None:
+            with explained(self.folder):
+                path.unlink(missing_ok=True)
+        else:
+            self._write(path, options.model_dump_json().encode())
+
+    def write_graph(self, name: str, graph: bytes) -> Path:
+        """Keep a graph that was made for this machine's tools."""
+        self._write(self.folder / name, graph)
+        return self.folder / name
 
     def _options_path(self, onnx_sha256: str) -> Path:
         return self.folder / f"{onnx_sha256[:32]}.options.json"

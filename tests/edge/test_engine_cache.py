@@ -181,13 +181,13 @@ def test_the_second_of_two_builders_waits_and_finds_the_engine(
 
 
 def test_the_options_chosen_for_a_graph_are_kept(cache: EngineCache) -> None:
-    assert cache.options_for(KEY.onnx_sha256) == EngineOptions()
+    assert cache.options_for(KEY.onnx_sha256) is None
     chosen = EngineOptions(max_batch=16, workspace_mib=256)
     cache.choose_options(KEY.onnx_sha256, chosen)
     assert EngineCache(cache.folder).options_for(KEY.onnx_sha256) == chosen
     (path,) = cache.folder.glob("*.options.json")
     path.write_text(json.dumps({"max_batch": "many"}))
-    assert cache.options_for(KEY.onnx_sha256) == EngineOptions()
+    assert cache.options_for(KEY.onnx_sha256) is None
 
 
 def test_timings_are_kept_for_the_gpu_and_not_taken_from_others(cache: EngineCache) -> None:
