@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--footage", action="append", required=True, metavar="CAM=SOURCE", help="one camera's footage; give it again"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="crop folder to make")
-    parser.add_argument("--detector", default="motion", help="'motion' or the path of a YOLOX ONNX file")
+    parser.add_argument(
+        "--detector",
+        default="motion",
+        help="'motion', the path of a YOLOX ONNX file, or a folder of reidge export detector",
+    )
     parser.add_argument("--crops-per-tracklet", type=int, default=12, metavar="N", help="crops kept of each tracklet")
     parser.add_argument("--min-height", type=int, default=64, metavar="PIXELS", help="smallest person")
     parser.add_argument("--max-fps", type=float, metavar="FPS", help="use at most this many frames per second")
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from reidge.edge.settings import apply_overrides, parse_time, validate
 
     values = {
-        "detector": {"kind": "motion"} if args.detector == "motion" else {"kind": "yolox", "path": args.detector},
+        "detector": parse_detector(args.detector),
         "crops_per_tracklet": args.crops_per_tracklet,
         "min_height": args.min_height,
         "max_fps": args.max_fps,
@@ -50,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
     summary = harvest(parse_footage(args.footage), args.output, config)
     emit(args, {"output": str(args.output), **asdict(summary)})
     return 0
+
+
+def parse_detector(text: str) -> dict[str, str]:
+    """Settings of the detector that a name or path stands for."""
+    if text == "motion":
+        return {"kind": "motion"}
+    return {"kind": "bundle" if Path(text).is_dir() else "yolox", "path": text}
 
 
 def parse_footage(texts: list[str]) -> dict[str, str]:

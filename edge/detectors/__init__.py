@@ -1,4 +1,4 @@
-"""Ways to find people in a frame: motion against a learnt background, or a network that the user brings."""
+"""Ways to find people in a frame: motion against a learnt background, or a network, exported here or as it comes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
+from reidge.edge.detectors.bundle import BundleConfig, BundleDetector
 from reidge.edge.detectors.motion import MotionConfig, MotionDetector
 from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from reidge.edge.detection import Detections
 
-DetectorConfig = Annotated[MotionConfig | YoloxConfig, Field(discriminator="kind")]
+DetectorConfig = Annotated[MotionConfig | YoloxConfig | BundleConfig, Field(discriminator="kind")]
 
 
 class Detector(AbstractContextManager["Detector"], Protocol):
@@ -26,10 +27,13 @@ class Detector(AbstractContextManager["Detector"], Protocol):
         """Find the people in the next frame of a camera, `(H, W, 3)` BGR."""
 
 
-def open_detector(config: MotionConfig | YoloxConfig) -> Detector:
+def open_detector(config: MotionConfig | YoloxConfig | BundleConfig) -> Detector:
     """Start the detector that `config` describes; use it in a `with`.
 
     Raises:
-        InputError: The network cannot be read or is not a YOLOX.
+        InputError: The network cannot be read or is not what `config` says.
+        ReidgeError: An exported detector does not pass its golden check here.
     """
-    return MotionDetector(config) if isinstance(config, MotionConfig) else YoloxDetector(config)
+    if isinstance(config, MotionConfig):
+        return MotionDetector(config)
+    return YoloxDetector(config) if isinstance(config, YoloxConfig) else BundleDetector(config)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from reidge.edge.agreement import compare_detections
 from reidge.edge.detection import Detections
-from reidge.edge.detectors.agreement import compare_detections
 
 
 def test_a_box_is_found_again_where_another_covers_half_of_both() -> None:

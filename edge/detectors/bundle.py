@@ -1,0 +1,141 @@
+"""People found by a detector that `reidge export detector` made, on any runtime that runs encoders."""
+
+# N = frames, H, W = height and width, A = candidate boxes, 5 = x1, y1, x2, y2, score
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from pydantic import BaseModel, Field
+
+from reidge.edge.agreement import compare_detections
+from reidge.edge.backends import INT8_PAYS, Backend, GoldenMismatch, Runner, installed_backends, load_runner
+from reidge.edge.backends.presence import GPU_BACKENDS
+from reidge.edge.bundle import BundleError, Precision
+from reidge.edge.detection import Detections
+from reidge.edge.detector_bundle import DetectorBundle
+from reidge.edge.detectors.letterbox import letterbox, restore, suppress_overlaps
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_IOU = 0.6
+GOLDEN_MIN_SCORE = 0.1
+
+
+class BundleConfig(BaseModel, frozen=True, extra="forbid"):
+    """Settings of a detector that was exported."""
+
+    kind: Literal["bundle"] = "bundle"
+    path: Path
+    """The folder that `reidge export detector` wrote."""
+    backend: Literal["auto"] | Backend = "auto"
+    precision: Literal["auto"] | Precision = "auto"
+    """`auto` takes INT8 on TensorRT, and on a processor the graph that takes less time for the golden frames."""
+    min_score: float = Field(0.1, ge=0, le=1)
+    """Smallest score; the tracker makes use of unsure boxes too."""
+    max_iou: float = Field(MAX_IOU, ge=0, le=1)
+    """Overlap from which the less sure of two boxes is taken for the same person."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the network; None leaves it to the runtime."""
+
+
+class BundleDetector:
+    """Checks itself with the golden frames before it looks at the first frame of a camera.
+
+    Raises:
+        InputError: The folder is no exported detector, is damaged, or the backend is not installed here.
+        GoldenMismatch: This machine does not find the people of the golden frames.
+    """
+
+    def __init__(self, config: BundleConfig) -> None:
+        self.config = config
+        self.bundle = DetectorBundle.load(config.path)
+        self.backend = choose_backend(config.backend)
+        self._runner, self.precision = self._open_fastest(precisions_for(self.backend, config.precision))
+
+    def __enter__(self) -> BundleDetector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.close()
+
+    def detect(self, camid: str, image_HW3: NDArray[np.uint8]) -> Detections:
+        """Find the people in a frame; the camera makes no difference."""
+        picture_HW3, scale = letterbox(image_HW3, self.bundle.manifest.input.size)
+        people_A5 = self._runner.run(picture_HW3[None])[0]
+        sure_N5 = people_A5[people_A5[:, 4] >= self.config.min_score]
+        found = restore(sure_N5[:, :4], sure_N5[:, 4], image_HW3=image_HW3, scale=scale)
+        return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
+
+    def _open_fastest(self, precisions: Sequence[Precision]) -> tuple[Runner, Precision]:
+        """Open a graph; of several the one that is faster here, each only once it has passed the golden check."""
+        opened = []
+        for precision in precisions:
+            path = self.bundle.onnx_path(precision)
+            runner = load_runner(path, self.backend, threads=self.config.threads)
+            opened.append((self._check_golden(runner, precision), precision, runner))
+        opened.sort(key=lambda each: each[0])
+        for _, _, runner in opened[1:]:
+            runner.close()
+        return opened[0][2], opened[0][1]
+
+    def _check_golden(self, runner: Runner, precision: Precision) -> float:
+        """Hold a graph against the golden frames; return its seconds a frame, at the best of them."""
+        manifest, golden = self.bundle.manifest, self.bundle.golden
+        where = f"{self.bundle.onnx_path(precision)} on {self.backend}"
+        found = []
+        seconds = []
+        for frame_HW3 in golden.frames_NHW3:
+            started = time.perf_counter()
+            people_1A5 = runner.run(frame_HW3[None])
+            seconds.append(time.perf_counter() - started)
+            if people_1A5.ndim != 3 or people_1A5.shape[2] != 5:
+                raise BundleError(f"{where} gives {people_1A5.shape}, not (N, A, 5). Export the detector again.")
+            found.append(people_of(people_1A5[0]))
+        agreement = compare_detections(golden.people, found)
+        least = manifest.golden_min_agreement.get(precision, 1.0)
+        if not agreement.f1 >= least:
+            raise GoldenMismatch(
+                f"{where} does not find the people of the golden frames: F1 {agreement.f1:.3f}, at least {least:.3f} "
+                "is needed. Use another backend or precision, or update the runtime."
+            )
+        return min(seconds)
+
+
+def people_of(people_A5: NDArray[np.float32], *, min_score: float = GOLDEN_MIN_SCORE) -> Detections:
+    """What a graph says about one frame, in pixels of the letterbox, overlaps suppressed."""
+    sure_N5 = people_A5[people_A5[:, 4] >= min_score]
+    found = Detections.from_arrays(sure_N5[:, :4], sure_N5[:, 4])
+    return found.select(suppress_overlaps(found, max_iou=MAX_IOU))
+
+
+def precisions_for(backend: Backend, precision: Precision | Literal["auto"]) -> tuple[Precision, ...]:
+    """The graphs to choose from: on a GPU only one, since its engine takes minutes to build."""
+    if precision != "auto":
+        return (precision,)
+    if backend in GPU_BACKENDS:
+        return ("int8",) if backend in INT8_PAYS else ("float",)
+    return get_args(Precision)
+
+
+def choose_backend(backend: Backend | Literal["auto"]) -> Backend:
+    """The backend asked for, or the preferred one of those installed.
+
+    Raises:
+        InputError: It, or any, is not installed here.
+    """
+    installed = installed_backends()
+    if not installed or (backend != "auto" and backend not in installed):
+        wanted = "no backend" if backend == "auto" else f"the backend {backend}"
+        raise InputError(f"{wanted} is installed here. See what to install with: reidge doctor")
+    return installed[0] if backend == "auto" else backend

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from reidge.edge.agreement import Agreement
+from reidge.edge.backends import GoldenMismatch
+from reidge.edge.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, BundleError, Quantisation, describe_file
+from reidge.edge.detection import Detections
+from reidge.edge.detector_bundle import (
+    DETECTOR_NAMES,
+    DetectorBundle,
+    DetectorManifest,
+    DetectorOrigin,
+    FrameSpec,
+    GoldenFrames,
+)
+from reidge.edge.detectors import open_detector
+from reidge.edge.detectors.bundle import BundleConfig, precisions_for
+from reidge.edge.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PERSON = [16.0, 8.0, 32.0, 40.0, 0.9]
+DOUBTFUL = [40.0, 8.0, 56.0, 40.0, 0.3]
+SAME_AGAIN = [17.0, 8.0, 33.0, 40.0, 0.7]
+
+
+def write_graph(path: Path, people: list[list[float]]) -> None:
+    """A detector of 48x64 that sees the same people in every frame."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["rows", "nothing"], ["people"]),
+    ]
+    rows = np.array([people], dtype=np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "fixed",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, 48, 64, 3])],
+        [helper.make_tensor_value_info("people", TensorProto.FLOAT, rows.shape)],
+        [numpy_helper.from_array(rows, "rows"), numpy_helper.from_array(np.array(0, np.float32), "zero")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def write_bundle(folder: Path, people: list[list[float]], *, golden: list[list[float]] | None = None) -> Path:
+    folder.mkdir()
+    for name in DETECTOR_NAMES.values():
+        write_graph(folder / name, people)
+    known = np.array(people if golden is None else golden, dtype=np.float32)
+    GoldenFrames(
+        frames_NHW3=np.zeros((2, 48, 64, 3), dtype=np.uint8),
+        people=(Detections.from_arrays(known[:, :4], known[:, 4]),) * 2,
+    ).write(folder / GOLDEN_NAME)
+    manifest = DetectorManifest(
+        files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
+        input=FrameSpec(height=48, width=64),
+        golden_min_agreement={"float": 0.85, "int8": 0.85},
+        agreement=Agreement(frames=2, boxes=2, recall=1, precision=1, mean_iou=1, score_shift=0),
+        quantisation=Quantisation(method="max"),
+        provenance=DetectorOrigin(
+            source="tests",
+            source_sha256="0" * 64,
+            family="yolox",
+            person_class=0,
+            channels="bgr",
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            calibration_frames=0,
+            calibration_sha256="0" * 64,
+            created_at="2026-01-01T00:00:00+00:00",
+        ),
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "detector", [PERSON, DOUBTFUL, SAME_AGAIN])
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_people_come_in_pixels_of_the_frame_and_once_each(detector: Path, backend: str, precision: str) -> None:
+    pytest.importorskip(backend)
+    config = BundleConfig.model_validate({"path": detector, "backend": backend, "precision": precision, "threads": 1})
+    with open_detector(config) as opened:
+        found = opened.detect("cam1", np.zeros((96, 128, 3), dtype=np.uint8))  # twice the detector's input
+    np.testing.assert_allclose(found.boxes_N4, [[32, 16, 64, 80], [80, 16, 112, 80]])
+    np.testing.assert_allclose(found.scores_N, [0.9, 0.3])
+
+
+def test_the_least_score_is_the_users(detector: Path) -> None:
+    with open_detector(BundleConfig(path=detector, min_score=0.5, threads=1)) as opened:
+        assert len(opened.detect("cam1", np.zeros((48, 64, 3), dtype=np.uint8))) == 1
+
+
+def test_a_gpu_gets_one_graph_and_a_processor_chooses() -> None:
+    assert precisions_for("tensorrt", "auto") == ("int8",)
+    assert precisions_for("onnxruntime-cuda", "auto") == ("float",)
+    assert precisions_for("openvino", "auto") == ("float", "int8")
+    assert precisions_for("tensorrt", "float") == ("float",)
+
+
+def test_a_machine_that_misses_the_golden_people_does_not_go_live(tmp_path: Path) -> None:
+    elsewhere = [[0.0, 0.0, 8.0, 8.0, 0.9]]
+    folder = write_bundle(tmp_path / "detector", [PERSON], golden=elsewhere)
+    with pytest.raises(GoldenMismatch, match=r"F1 0\.000, at least 0\.850") as caught:
+        open_detector(BundleConfig(path=folder, threads=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_golden_frames_are_read_as_they_were_written(detector: Path) -> None:
+    golden = DetectorBundle.load(detector).golden
+    assert golden.frames_NHW3.shape == (2, 48, 64, 3)
+    assert [len(found) for found in golden.people] == [3, 3]
+    assert golden.people[1].scores_N.tolist() == pytest.approx([0.9, 0.3, 0.7])
+
+
+def test_a_tampered_graph_is_refused(detector: Path) -> None:
+    path = detector / DETECTOR_NAMES["int8"]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"detector\.int8\.onnx was changed after the export"):
+        open_detector(BundleConfig(path=detector))
+
+
+def test_a_truncated_graph_is_refused(detector: Path) -> None:
+    path = detector / DETECTOR_NAMES["float"]
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"detector\.onnx is truncated"):
+        open_detector(BundleConfig(path=detector))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not an archive"])
+def test_golden_frames_that_cannot_be_read_are_refused(detector: Path, content: bytes) -> None:
+    (detector / GOLDEN_NAME).write_bytes(content)
+    manifest = json.loads((detector / MANIFEST_NAME).read_text())
+    manifest["files"][GOLDEN_NAME] = describe_file(detector / GOLDEN_NAME).model_dump()
+    (detector / MANIFEST_NAME).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="holds no golden frames"):
+        DetectorBundle.load(detector)
+
+
+def test_an_encoders_bundle_is_no_detector_and_the_other_way_round(detector: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"of kind 'encoder', wanted is 'detector'.*reidge export detector"):
+        open_detector(BundleConfig(path=tiny_bundle))
+    with pytest.raises(BundleError, match="of kind 'detector', wanted is 'encoder'"):
+        Bundle.load(detector)
+
+
+def test_a_folder_of_anything_else_is_no_detector(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json is missing. Make one with: reidge export detector"):
+        open_detector(BundleConfig(path=tmp_path))
