@@ -204,7 +204,7 @@ def judge_numbers(now: Snapshot, limits: DriftLimits) -> Iterator[Finding]:
     if crops < limits.min_crops or tracklets < limits.min_tracklets:
         yield Finding(
             level="look",
-            reason=f"only {crops} crops of {tracklets} tracklets, better {limits.min_crops} of "
+            reason=f"{crops} crops of {tracklets} tracklets are few, better {limits.min_crops} of "
             f"{limits.min_tracklets} or more: harvest longer before you trust this.",
         )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reidge.cli.output import add_json_argument, emit
 
 if TYPE_CHECKING:
     import argparse
+
+    from reidge.calibration.drift import DriftReport
 
 
 ADVICE = {
@@ -49,4 +51,21 @@ def run(args: argparse.Namespace) -> int:
     print(f"{report.verdict}: {ADVICE[report.verdict]}")
     for reason in report.reasons:
         print(f"- {reason}")
+    emit(args, figures_of(report))
     return 0
+
+
+def figures_of(report: DriftReport) -> dict[str, Any]:
+    """What matters most, by name."""
+    rates = report.rates_now
+    return {
+        "crops": report.crops_now,
+        "tracklets": report.tracklets_now,
+        "novel_share": report.appearance.novel_share,
+        "energy_distance": report.appearance.inhomogeneity,
+        "p_value": report.appearance.p_value,
+        f"cosine_{report.precision}_then": report.cosine_then,
+        f"cosine_{report.precision}_now": report.cosine_now,
+        "different_match": None if rates is None else rates.different,
+        "same_match": None if rates is None else rates.same,
+    }

@@ -63,7 +63,7 @@ def test_six_people_prove_nothing_and_that_is_said(site_bundle: Path, harvest_si
     report = drift_of(site_bundle, harvest_site(seed=1, people=6))
     assert report.verdict == "look"
     assert report.reasons == (
-        "only 24 crops of 6 tracklets, better 64 of 16 or more: harvest longer before you trust this.",
+        "24 crops of 6 tracklets are few, better 64 of 16 or more: harvest longer before you trust this.",
     )
 
 
@@ -74,11 +74,13 @@ def test_the_command_prints_the_verdict_or_one_object(
     assert main(["drift", str(site_bundle), "--crops", str(crops)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("recalibrate: export the bundle again")
-    assert all(line.startswith("- ") for line in lines[1:])
+    reasons = [line for line in lines if line.startswith("- ")]
+    assert lines[1 : 1 + len(reasons)] == reasons
+    assert lines[1 + len(reasons)].split() == ["crops", "160"]
     assert main(["drift", str(site_bundle), "--crops", str(crops), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["verdict"] == "recalibrate"
-    assert len(report["reasons"]) == len(lines) - 1
+    assert report["reasons"] == [reason[2:] for reason in reasons]
     assert report["appearance"]["novel_share"] > 0.5
 
 
