@@ -78,6 +78,17 @@ class Parity(BaseModel, frozen=True, extra="forbid"):
     """Share of each crop's ten nearest neighbours that is the same in both."""
 
 
+class Accuracy(BaseModel, frozen=True, extra="forbid"):
+    """How well the embeddings of one precision rank a labelled split."""
+
+    mAP: float = Field(ge=0, le=1)
+    rank1: float = Field(ge=0, le=1)
+    split: str
+    """Name of the data set."""
+    queries: int = Field(gt=0)
+    gallery: int = Field(gt=0)
+
+
 Interval = tuple[float, float]
 """Low and high end."""
 
@@ -122,8 +133,14 @@ class Quantisation(BaseModel, frozen=True, extra="forbid"):
     """Mean held-out cosine of each method tried."""
     float_blocks: tuple[str, ...] = ()
     """Blocks that cost too much accuracy and were left in float, costliest first."""
+    float_share: float = Field(0.0, ge=0, le=1)
+    """Their share of the multiply-adds that could run in INT8."""
+    gate: dict[str, float] = Field(default_factory=dict)
+    """What the INT8 graph had to reach."""
+    missed: tuple[str, ...] = ()
+    """What of it was missed, in words."""
     forced: bool = False
-    """The accuracy gates failed and the export was told to go on."""
+    """The gate was missed and the export was told to go on."""
 
 
 class Coverage(BaseModel, frozen=True, extra="forbid"):
@@ -173,6 +190,8 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     golden_min_cosine: dict[Precision, float]
     """Least cosine a device must reach on every golden crop before it goes live."""
     parity: dict[Precision, Parity] = Field(default_factory=dict)
+    accuracy: dict[Precision, Accuracy] = Field(default_factory=dict)
+    """On a labelled split, where the export was given one."""
     threshold: dict[Precision, ThresholdReport] = Field(default_factory=dict)
     quantisation: Quantisation | None = None
     provenance: Provenance
