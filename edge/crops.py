@@ -9,6 +9,7 @@ The contract between harvest, which writes it, and train, calibration and export
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
@@ -154,14 +155,21 @@ def _parse(row: Mapping[str, str]) -> CropRecord:
         path=row["path"],
         camid=row["camid"],
         tracklet=row["tracklet"],
-        captured_at=float(row["captured_at"]),
-        x1=float(row["x1"]),
-        y1=float(row["y1"]),
-        x2=float(row["x2"]),
-        y2=float(row["y2"]),
-        score=float(row["score"]),
-        sharpness=float(row["sharpness"]),
+        captured_at=_number(row, "captured_at"),
+        x1=_number(row, "x1"),
+        y1=_number(row, "y1"),
+        x2=_number(row, "x2"),
+        y2=_number(row, "y2"),
+        score=_number(row, "score"),
+        sharpness=_number(row, "sharpness"),
     )
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    value = float(row[column])
+    if not math.isfinite(value):  # a time that is no number has no place among the others
+        raise ValueError(f"{column} is {row[column]}")
+    return value
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -71,6 +71,15 @@ def test_a_row_that_is_cut_off_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "crops.csv").write_text(",".join(COLUMNS) + "\na/0.jpg,a,t,1.0\n")
     with pytest.raises(InputError, match=r"crops\.csv, line 2"):
         read_crop_folder(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["captured_at", "x1", "sharpness"])
+def test_a_number_that_is_none_is_named(column: str, tmp_path: Path) -> None:
+    change: Any = {column: float("nan")}
+    with CropWriter(tmp_path / "crops") as writer:
+        writer.records.append(replace(RECORD, **change))
+    with pytest.raises(InputError, match=rf"crops\.csv, line 2: {column} is nan\. Mend or remove the line"):
+        read_crop_folder(tmp_path / "crops")
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
