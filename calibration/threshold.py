@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from reidge.calibration.bootstrap import CONFIDENCE, interval, rate_interval, resamples
-from reidge.calibration.pairs import PairSimilarities, collect_pairs, sample_records
+from reidge.calibration.pairs import PairSimilarities, collect_pairs
 from reidge.calibration.tails import least_above, mixed_tail_quantile, tail_quantile
 from reidge.edge.bundle import ThresholdReport
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Estimate = Callable[[PairSimilarities], float | None]
     Kind = Literal["different_P", "same_P", "all_P"]
-
-__all__ = ["PairSimilarities", "calibrate_threshold", "choose_threshold", "collect_pairs", "sample_records"]
 
 MIN_DIFFERENT_PAIRS = 50
 """Fewer known different pairs say too little about their most similar hundredth."""

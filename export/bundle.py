@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reidge.calibration.ranges import METHODS, RangeMethod
 from reidge.calibration.select import read_crop_sets, weaknesses
-from reidge.calibration.threshold import MIN_DIFFERENT_PAIRS, PairSimilarities, choose_threshold
+from reidge.calibration.threshold import MIN_DIFFERENT_PAIRS, choose_threshold
 from reidge.edge.backends import installed_backends, open_encoder
 from reidge.edge.bundle import (
     MANIFEST_NAME,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from reidge.calibration.pairs import PairSimilarities
     from reidge.train.encoders.encoder import Encoder
 
 HELD_OUT_SIZE = 256

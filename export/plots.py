@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from reidge.calibration.threshold import Band, PairSimilarities, RateCurve
+    from reidge.calibration.pairs import PairSimilarities
+    from reidge.calibration.threshold import Band, RateCurve
     from reidge.edge.bundle import ThresholdReport
     from reidge.export.parity import Gate
 
@@ -87,7 +88,7 @@ def plot_rates(curve: RateCurve, threshold: ThresholdReport) -> str:
             axes.plot(curve.similarity_C, rate_C, color=COLOURS[colour], linewidth=1.2, label=label)
     draw_threshold(axes, threshold)
     axes.set(xlabel="min_similarity", ylabel="share of pairs", yscale="log", ylim=(MIN_RATE, 1.2))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False, loc="lower left")
     return to_svg(figure)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.calibration.threshold import PairSimilarities
+    from reidge.calibration.pairs import PairSimilarities
     from reidge.edge.backends.presence import Backend
     from reidge.edge.bundle import Manifest, Parity, Precision
     from reidge.export.parity import Check, Gate

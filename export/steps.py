@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
+from reidge.calibration.pairs import PairSimilarities, collect_pairs, sample_records
 from reidge.calibration.ranges import METHODS, RangeMethod, observe, ranges_from
 from reidge.calibration.snapshot import CALIBRATION_NAME, describe_calibration
-from reidge.calibration.threshold import PairSimilarities, collect_pairs, sample_records
 from reidge.edge.backends import installed_backends, load_runner
 from reidge.edge.bundle import GOLDEN_NAME, ONNX_NAMES, Accuracy, Parity, Precision
 from reidge.edge.crops import read_image, resize_crops
