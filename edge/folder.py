@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from reidge.edge.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def require_free(target: Path) -> None:
@@ -27,7 +30,11 @@ def require_free(target: Path) -> None:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a sibling folder to write to, which takes the name `target` when all went well and vanishes otherwise."""
+    """Give a sibling folder to write to, which takes the name `target` when all went well and vanishes otherwise.
+
+    Raises:
+        OSError: The disk is full, named with `target`: the kernel does not say which file it was that did not fit.
+    """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -36,5 +43,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rmdir()
         partial.rename(target)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
