@@ -39,6 +39,12 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert site.detector.path == tmp_path / "d.onnx"
 
 
+def test_the_path_of_an_exported_detector_starts_at_the_file_too(tmp_path: Path) -> None:
+    site = load_site(write(tmp_path, MINIMAL + "detector: {kind: bundle, path: detector, precision: int8}\n"))
+    assert site.detector.kind == "bundle"
+    assert (site.detector.path, site.detector.precision) == (tmp_path / "detector", "int8")
+
+
 def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
     assert load_site(write(tmp_path)).cameras[1].source == "rtsp://viewer:secret@host/stream"
 

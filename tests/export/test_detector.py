@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,9 +18,11 @@ from reidge.edge.backends import load_runner
 from reidge.edge.detector_bundle import DetectorBundle
 from reidge.edge.detectors import open_detector
 from reidge.edge.detectors.bundle import BundleConfig, people_of
+from reidge.edge.detectors.letterbox import letterbox
 from reidge.edge.detectors.yolox import YoloxConfig
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.footage import Span, read_footage
+from reidge.edge.half import bake_half
 from reidge.export.detector import DetectorGate, DetectorReport, export_detector
 from reidge.export.detector_graph import PREPROCESSING, Preprocessing, examine, fold, read_detector
 from reidge.export.detector_search import depthwise_blocks, fewest_that_pass, noise_share
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from reidge.edge.bundle import Precision
 
 SIZE = 64
 CHANNELS = 16
@@ -41,7 +45,7 @@ class Network:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))  # without names, as some exporters
         return output
 
@@ -173,6 +177,30 @@ def test_int8_graphs_differ_from_float_only_by_pairs_and_take_bytes(report: Dete
     assert kinds["float"][0] == kinds["int8"][0] == "Cast"
     assert kinds["int8"].count("QuantizeLinear") == 4  # two convolutions; the heads are slim
     assert [kind for kind in kinds["int8"] if "Linear" not in kind] == kinds["float"]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_tensorrt_builds_both_graphs_also_with_fp16_written_in(
+    report: DetectorReport, precision: Precision, half: bool
+) -> None:
+    graph = DetectorBundle.load(report.path).onnx_path(precision).read_bytes()
+    assert build_ahead_of_time(bake_half(graph) if half else graph) == "accepted"
+
+
+def build_ahead_of_time(graph: bytes) -> str:
+    """What TensorRT's parser and builder, which need no GPU for this, say to a graph of one frame."""
+    trt: Any = pytest.importorskip("tensorrt_rtx_bindings", reason="the wheels of TensorRT for RTX are absent here")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        return str(parser.get_error(0).desc())
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    return "accepted" if builder.build_serialized_network(network, config) is not None else "refused"
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -386,9 +414,18 @@ def test_folding_changes_nothing_about_a_real_detector(shared: Path, tmp_path: P
     (frame,) = read_footage(str(footage), camid="hall", span=Span(since=32.0, until=32.1))
     with open_detector(YoloxConfig(path=path, threads=1)) as plain:
         expected = plain.detect("hall", frame.image)
-    from reidge.edge.detectors.letterbox import letterbox
-
     picture_HW3, scale = letterbox(frame.image, (416, 416))
     found = people_of(load_runner(tmp_path / "folded.onnx", "openvino", threads=1).run(picture_HW3[None])[0])
     found = found.select(found.scores_N >= 0.5)
     np.testing.assert_allclose(found.boxes_N4 / scale, expected.boxes_N4[expected.scores_N >= 0.5], atol=1.5)
+
+
+def test_int8_of_a_real_detector_finds_the_people_of_real_footage(shared: Path, tmp_path: Path) -> None:
+    footage = shared / "media" / "one-by-one-person-detection.mp4"
+    done = export_detector(
+        shared / "weights" / "yolox_nano.onnx", [footage], tmp_path / "out", frame_count=36, method="mse", threads=1
+    )
+    assert done.manifest.agreement.boxes >= 5
+    assert done.manifest.agreement.recall == done.manifest.agreement.precision == 1
+    assert len(done.manifest.quantisation.float_blocks) == 30  # its depthwise convolutions
+    assert build_ahead_of_time((done.path / "detector.int8.onnx").read_bytes()) == "accepted"
