@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -138,3 +139,48 @@ def write_golden_crops(shared: Path) -> Callable[[Path], Path]:
         return root
 
     return write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRT:
+    """The ahead-of-time builder of TensorRT for RTX."""
+
+    module: Any
+    builder: Any
+    logger: Any
+
+    def verdict(self, graph: bytes) -> str:
+        """`accepted`, or what the parser or builder says against a graph."""
+        trt, errors = self.module, self.logger.errors
+        errors.clear()
+        network = self.builder.create_network(0)
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse(graph):
+            return f"the parser: {parser.get_error(0).desc()}"
+        config = self.builder.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        source = network.get_input(0)
+        profile = self.builder.create_optimization_profile()
+        profile.set_shape(source.name, *((batch, *tuple(source.shape)[1:]) for batch in (1, 8, 16)))
+        config.add_optimization_profile(profile)
+        plan = self.builder.build_serialized_network(network, config)
+        return "accepted" if plan is not None else f"the builder: {'; '.join(errors)}"
+
+
+@pytest.fixture(scope="session")
+def tensorrt() -> TensorRT:
+    """The builder; skips where its wheels are absent."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the wheels of TensorRT for RTX are absent here")
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    logger = Logger()
+    return TensorRT(module=trt, builder=trt.Builder(logger), logger=logger)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tests.export.conftest import TensorRT
+
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
 SCALES = (np.abs(WEIGHTS).reshape(16, -1).max(axis=1) / 127).astype(np.float32)
 
@@ -152,6 +154,12 @@ def test_a_graph_that_leaves_the_dialect_is_refused_by_node_and_rule(
         check_dialect(broken(change))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("change", REFUSED_BY_BOTH)
+def test_tensorrt_refuses_what_is_refused_here(tensorrt: TensorRT, change: Callable[[OneConv], None]) -> None:
+    assert tensorrt.verdict(OneConv().model().SerializeToString()) == "accepted"
+    assert tensorrt.verdict(broken(change).SerializeToString()).startswith("the parser: ")
 
 
 @pytest.mark.parametrize("kind", ["QLinearConv", "DynamicQuantizeLinear"])
