@@ -45,6 +45,8 @@ NEEDS = {
 """The extras each stage needs beside the core."""
 NEED_A_BACKEND = ("demo", "export", "export detector", "drift", "bench", "run")
 """One of `BACKENDS` suffices."""
+RUN_ON_A_GPU = ("bench", "run")
+"""TensorRT suffices too, where there is a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def examine() -> dict[str, Any]:
         "packages": packages,
         "gstreamer": machine.describe_gstreamer(),
         "extras": {name: examine_extra(name, wanted[name], packages, gpus) for name in EXTRAS},
-        "stages": {stage: examine_stage(stage, wanted, packages) for stage in STAGES},
+        "stages": {stage: examine_stage(stage, wanted, packages, gpus) for stage in STAGES},
         "findings": list(findings(packages, gpus)),
     }
 
@@ -168,13 +170,19 @@ def install_command(lacking: Sequence[Requirement], packages: Packages) -> str:
     return f"{uninstall} onnxruntime && {command}" if replaces else command
 
 
-def examine_stage(stage: str, wanted: Mapping[str, list[Requirement]], packages: Packages) -> dict[str, Any]:
+def examine_stage(
+    stage: str,
+    wanted: Mapping[str, list[Requirement]],
+    packages: Packages,
+    gpus: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Say whether a stage can run here, on what, and which packages it lacks."""
     if stage == "doctor":
         return {"works": True, "lacking": []}
     needs = [need for extra in (CORE, *NEEDS[stage]) for need in wanted[extra]]
     lacking = list(dict.fromkeys(need.distribution for need in needs if not usable(packages[need.module])))
-    backends = [name for name in BACKENDS if usable(packages[name])]
+    candidates = ("tensorrt", *BACKENDS) if gpus and stage in RUN_ON_A_GPU else BACKENDS
+    backends = [name for name in candidates if usable(packages[name])]
     if stage in NEED_A_BACKEND and not backends:
         lacking.append(" or ".join(BACKENDS))
     if stage == "engine" and not usable(packages["tensorrt"]):

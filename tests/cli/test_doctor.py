@@ -103,6 +103,14 @@ def test_one_of_the_two_runtimes_is_enough() -> None:
     assert examine_stage("run", wanted, neither)["lacking"] == ["openvino or onnxruntime"]
 
 
+def test_a_jetson_runs_on_its_tensorrt_alone() -> None:
+    wanted = requirements()
+    packages = everything(openvino=MISSING, onnxruntime=MISSING)
+    assert examine_stage("run", wanted, packages, gpus=[{"name": "Orin"}])["on"] == ["tensorrt"]
+    assert not examine_stage("run", wanted, packages, gpus=[])["works"]
+    assert not examine_stage("export", wanted, packages, gpus=[{"name": "Orin"}])["works"]  # graphs are judged on CPUs
+
+
 def test_the_command_for_a_missing_extra_names_its_packages_with_their_versions() -> None:
     needs = [
         Requirement(distribution="lap", specifier="lap>=0.5.12"),
