@@ -112,8 +112,9 @@ def compare(reference_ND: NDArray[np.float32], found_ND: NDArray[np.float32]) ->
 
     Args:
         reference_ND: Of the trained encoder.
-        found_ND: Of the exported graph.
+        found_ND: Of the exported graph; those that are not finite count as nothing alike, cosine 0.
     """
+    found_ND = np.where(np.isfinite(found_ND).all(axis=1, keepdims=True), found_ND, np.float32(0))
     cosines_N = cosines(reference_ND, found_ND)
     return Parity(
         crops=len(cosines_N),

@@ -85,3 +85,9 @@ def test_with_labels_the_gate_bounds_what_is_lost(found: Accuracy, missed: tuple
 def test_nan_never_passes_the_gate() -> None:
     nan = float("nan")
     assert not INT8_GATE.passes(Parity(crops=1, cosine_mean=nan, cosine_p1=nan, max_abs_diff=0, neighbour_overlap=0))
+
+
+def test_an_embedding_that_is_not_finite_is_like_nothing() -> None:
+    parity = compare(unit((1, 0), (0, 1)), np.array([[1, 0], [np.nan, 0]], dtype=np.float32))
+    assert (parity.cosine_mean, parity.max_abs_diff) == (0.5, 1)
+    assert not INT8_GATE.passes(parity)
