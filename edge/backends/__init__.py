@@ -266,5 +266,9 @@ def load_runner(path: Path, backend: Backend, *, threads: int | None = None) -> 
         ReidgeError: The runtime itself does not start.
     """
     module, name = RUNNERS[backend]
-    runner = getattr(importlib.import_module(f"reidge.edge.backends.{module}"), name)
+    try:
+        runner = getattr(importlib.import_module(f"reidge.edge.backends.{module}"), name)
+    except ImportError as error:  # installed, but for another system, or with a library of its own missing
+        reason = " ".join(str(error).split())
+        raise ReidgeError(f"the Python package of {backend} does not load ({reason}). See: reidge doctor.") from error
     return cast("Runner", runner(path, threads=threads))

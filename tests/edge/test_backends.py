@@ -186,6 +186,20 @@ def test_a_runtime_that_does_not_start_makes_way_for_the_next_with_a_line(
         pass
 
 
+def test_a_broken_package_makes_way_too(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # so that importing it fails
+    monkeypatch.delitem(sys.modules, "reidge.edge.backends.openvino", raising=False)
+    with pytest.raises(ReidgeError, match="package of openvino does not load"):
+        load_runner(tiny_bundle / "encoder.onnx", "openvino")
+    others = [Choice(backend="onnxruntime", precision="float")]
+    bundle = Bundle.load(tiny_bundle)
+    with EdgeEncoder(bundle, backend="openvino", precision="float", threads=1, others=others) as encoder:
+        assert encoder.backend == "onnxruntime"
+    assert "warning: openvino does not start: " in capsys.readouterr().err
+
+
 def test_a_choice_by_measurement_goes_before_the_usual_order(tiny_bundle: Path, no_gpu: None) -> None:
     bundle = add_int8(tiny_bundle)
     remember(bundle, Choice(backend="onnxruntime", precision="int8"))
