@@ -150,47 +150,87 @@ def export_detector(
     preprocessing = preprocessing or PREPROCESSING[anatomy.family]
     fold(model, anatomy, preprocessing, person_class=person_class)
     sets = read_frame_sets(frames, size=anatomy.size, count=frame_count)
-    backend = processor_backends()[0]
     with whole_folder(output) as folder, Progress("export detector", total=4, unit="steps") as progress:
-        paths = {precision: folder / name for precision, name in DETECTOR_NAMES.items()}
-        onnx.save(model, paths["float"])
-        reference = detect_all(paths["float"], sets.held_out_NHW3, backend=backend, threads=threads)
+        trial = Trial(folder=folder, backend=processor_backends()[0], threads=threads)
+        onnx.save(model, trial.path("float"))
+        reference = trial.detect("float", sets.held_out_NHW3)
         require_people(reference)
         progress.advance(note="people found in float")
-        calibration = (frame_HW3[None] for frame_HW3 in sets.calibration_NHW3)
-        histograms = observe(model, [place.tensor for place in placements(model)], calibration, threads=threads)
-        progress.advance(note="ranges taken")
-
-        def evaluate(candidate: onnx.ModelProto) -> Agreement:
-            onnx.save(candidate, paths["int8"])
-            found = detect_all(paths["int8"], sets.held_out_NHW3, backend=backend, threads=threads)
-            return compare_detections(reference, found)
-
-        search = search_detector(model, histograms, evaluate, gate.passes, method=method)
+        search = quantise(model, sets, reference, trial, gate=gate, method=method)
         if not (search.passed or force):
             raise missed(search.agreement, gate)
-        onnx.save(search.model, paths["int8"])
+        onnx.save(search.model, trial.path("int8"))
         progress.advance(note=f"INT8 finds {search.agreement.recall:.1%} of the people")
         golden = choose_golden(sets.held_out_NHW3, reference)
         golden.write(folder / GOLDEN_NAME)
         manifest = DetectorManifest(
             files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
             input=FrameSpec(height=anatomy.size[0], width=anatomy.size[1]),
-            golden_min_agreement=golden_floors(paths, golden, threads=threads),
+            golden_min_agreement=golden_floors(trial, golden),
             agreement=search.agreement,
-            quantisation=describe_search(search),
+            quantisation=describe_search(search, gate),
             provenance=describe_source(source, sets, anatomy, preprocessing, person_class),
         )
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        milliseconds = time_graphs(folder, backend, sets.held_out_NHW3, threads=threads)
+        progress.advance(note="written")
+        check_starts(trial)
+        milliseconds = time_graphs(trial, sets.held_out_NHW3)
         progress.advance(note="starts and finds the people of the golden frames")
     return DetectorReport(
         path=output,
         manifest=manifest,
         milliseconds=milliseconds,
-        backend=backend,
+        backend=trial.backend,
         warnings=find_warnings(manifest, milliseconds),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Graphs of one detector in a folder, and what they are tried on."""
+
+    folder: Path
+    backend: Backend
+    threads: int | None
+
+    def path(self, precision: Precision) -> Path:
+        """Where the graph of that precision is."""
+        return self.folder / DETECTOR_NAMES[precision]
+
+    def open(self, precision: Precision, backend: Backend | None = None) -> Runner:
+        """Load a graph; whoever does closes it."""
+        return load_runner(self.path(precision), backend or self.backend, threads=self.threads)
+
+    def detect(
+        self, precision: Precision, frames_NHW3: NDArray[np.uint8], backend: Backend | None = None
+    ) -> list[Detections]:
+        """The people of each frame, in pixels of the letterbox."""
+        runner = self.open(precision, backend)
+        try:
+            return [people_of(runner.run(frame_HW3[None])[0]) for frame_HW3 in frames_NHW3]
+        finally:
+            runner.close()
+
+
+def quantise(
+    model: onnx.ModelProto,
+    sets: FrameSets,
+    reference: Sequence[Detections],
+    trial: Trial,
+    *,
+    gate: DetectorGate,
+    method: RangeMethod | Literal["auto"],
+) -> DetectorSearch:
+    """Take ranges on the calibration frames and search for an INT8 graph on those held out."""
+    calibration = (frame_HW3[None] for frame_HW3 in sets.calibration_NHW3)
+    tensors = [place.tensor for place in placements(model)]
+    histograms = observe(model, tensors, calibration, threads=trial.threads)
+
+    def evaluate(candidate: onnx.ModelProto) -> Agreement:
+        onnx.save(candidate, trial.path("int8"))
+        return compare_detections(reference, trial.detect("int8", sets.held_out_NHW3))
+
+    return search_detector(model, histograms, evaluate, gate.passes, method=method)
 
 
 def processor_backends() -> tuple[Backend, ...]:
@@ -203,17 +243,6 @@ def processor_backends() -> tuple[Backend, ...]:
     if not found:
         raise InputError("no backend for processors is installed here. Install one with: pip install 'reidge[cpu]'")
     return found
-
-
-def detect_all(
-    path: Path, frames_NHW3: NDArray[np.uint8], *, backend: Backend, threads: int | None
-) -> list[Detections]:
-    """The people of each frame, in pixels of the letterbox."""
-    runner = load_runner(path, backend, threads=threads)
-    try:
-        return [people_of(runner.run(frame_HW3[None])[0]) for frame_HW3 in frames_NHW3]
-    finally:
-        runner.close()
 
 
 def require_people(reference: Sequence[Detections]) -> None:
@@ -246,24 +275,23 @@ def choose_golden(frames_NHW3: NDArray[np.uint8], reference: Sequence[Detections
     return GoldenFrames(frames_NHW3=frames_NHW3[chosen], people=tuple(reference[index] for index in chosen))
 
 
-def golden_floors(paths: dict[Precision, Path], golden: GoldenFrames, *, threads: int | None) -> dict[Precision, float]:
+def golden_floors(trial: Trial, golden: GoldenFrames) -> dict[Precision, float]:
     """What a device must reach on the golden frames: a margin below the worst processor runtime here."""
     floors: dict[Precision, float] = {}
-    for precision, path in paths.items():
-        found = (
-            detect_all(path, golden.frames_NHW3, backend=backend, threads=threads) for backend in processor_backends()
-        )
+    for precision in DETECTOR_NAMES:
+        found = (trial.detect(precision, golden.frames_NHW3, backend) for backend in processor_backends())
         reached = [compare_detections(golden.people, people).f1 for people in found]
         floors[precision] = max(0.0, min(reached) - GOLDEN_MARGIN)
     return floors
 
 
-def describe_search(search: DetectorSearch) -> Quantisation:
+def describe_search(search: DetectorSearch, gate: DetectorGate) -> Quantisation:
     """How INT8 came about, for the manifest."""
     return Quantisation(
         method=search.method,
         candidates=dict(search.candidates),
         float_blocks=search.float_blocks,
+        gate=gate.model_dump(),
         forced=not search.passed,
     )
 
@@ -287,15 +315,21 @@ def describe_source(
     )
 
 
-def time_graphs(
-    folder: Path, backend: Backend, frames_NHW3: NDArray[np.uint8], *, threads: int | None
-) -> dict[Precision, float]:
-    """Open the folder as the edge does, golden check and all, and take the median time of a frame, interleaved."""
-    runners: dict[Precision, Runner] = {}
-    for precision, name in DETECTOR_NAMES.items():
-        with BundleDetector(BundleConfig(path=folder, backend=backend, precision=precision, threads=threads)):
-            pass  # it starts
-        runners[precision] = load_runner(folder / name, backend, threads=threads)
+def check_starts(trial: Trial) -> None:
+    """Open the folder in both precisions as the edge does, golden check and all.
+
+    Raises:
+        GoldenMismatch: A graph does not find the people of the golden frames.
+    """
+    for precision in DETECTOR_NAMES:
+        config = BundleConfig(path=trial.folder, backend=trial.backend, precision=precision, threads=trial.threads)
+        with BundleDetector(config):
+            pass
+
+
+def time_graphs(trial: Trial, frames_NHW3: NDArray[np.uint8]) -> dict[Precision, float]:
+    """Median milliseconds of a frame for each graph, the graphs taking turns."""
+    runners = {precision: trial.open(precision) for precision in DETECTOR_NAMES}
     taken: dict[Precision, list[float]] = {precision: [] for precision in runners}
     for frame_HW3 in frames_NHW3:
         for precision, runner in runners.items():
@@ -304,7 +338,7 @@ def time_graphs(
             taken[precision].append(time.perf_counter() - started)
     for runner in runners.values():
         runner.close()
-    return {precision: float(np.median(seconds)) * 1000 for precision, seconds in taken.items()}
+    return {precision: 1000 * float(np.median(seconds)) for precision, seconds in taken.items()}
 
 
 def find_warnings(manifest: DetectorManifest, milliseconds: dict[Precision, float]) -> tuple[str, ...]:

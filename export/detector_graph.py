@@ -256,7 +256,7 @@ class Writer:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=kind), name))
         return name
 
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Make a node and return its output."""
         self._nodes.append(helper.make_node(kind, inputs, [output], name=f"reidge/{kind}_{output}", **attributes))
         return output

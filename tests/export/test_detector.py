@@ -53,9 +53,7 @@ class Network:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
-    def conv(
-        self, source: str, name: str, weights: NDArray[np.float32], bias: list[float], **attributes: object
-    ) -> str:
+    def conv(self, source: str, name: str, weights: NDArray[np.float32], bias: list[float], **attributes: Any) -> str:
         return self.add("Conv", [source, self.constant(f"{name}.w", weights), self.constant(f"{name}.b", bias)], name,
                         **attributes)  # fmt: skip
 
@@ -423,9 +421,9 @@ def test_folding_changes_nothing_about_a_real_detector(shared: Path, tmp_path: P
 def test_int8_of_a_real_detector_finds_the_people_of_real_footage(shared: Path, tmp_path: Path) -> None:
     footage = shared / "media" / "one-by-one-person-detection.mp4"
     done = export_detector(
-        shared / "weights" / "yolox_nano.onnx", [footage], tmp_path / "out", frame_count=36, method="mse", threads=1
+        shared / "weights" / "yolox_nano.onnx", [footage], tmp_path / "out", frame_count=18, method="mse", threads=1
     )
-    assert done.manifest.agreement.boxes >= 5
+    assert done.manifest.agreement.boxes >= 2
     assert done.manifest.agreement.recall == done.manifest.agreement.precision == 1
     assert len(done.manifest.quantisation.float_blocks) == 30  # its depthwise convolutions
     assert build_ahead_of_time((done.path / "detector.int8.onnx").read_bytes()) == "accepted"
