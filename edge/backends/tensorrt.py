@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
+
+DTYPES: dict[str, DTypeLike] = {
+    "BOOL": np.bool_,
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+}
+"""By TensorRT's names; its own `nptype` fails on TensorRT 8 beside a numpy that has no `np.bool`."""
 
 
 class Runner:
@@ -146,7 +157,7 @@ class LoadedPlan:
             raise EngineError(f"the engine has {len(inputs)} inputs, one is expected. Export the graph again.")
         (self.input,) = inputs
         self.outputs = [name for name in names if name != self.input]
-        self.dtypes = {name: tensorrt.nptype(engine.get_tensor_dtype(name)) for name in names}
+        self.dtypes = {name: DTYPES[engine.get_tensor_dtype(name).name] for name in names}
         shape = tuple(engine.get_tensor_shape(self.input))
         self.fixed_batch = shape[0] != -1
         shapes = [shape] * 3 if self.fixed_batch else engine.get_tensor_profile_shape(self.input, 0)

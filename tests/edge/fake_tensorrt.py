@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -290,7 +291,7 @@ class IExecutionContext(Surface):
 
     def _on_device(self, name: str) -> Any:
         shape = self.get_tensor_shape(name)
-        dtype = self._module.nptype(self._engine.get_tensor_dtype(name))
+        dtype = NUMPY[self._engine.get_tensor_dtype(name).name]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         assert self._module.cudart.fake_on_device(ctypes.c_void_p(self._addresses[name]), ctypes.c_size_t(size))
         block = (ctypes.c_ubyte * size).from_address(self._addresses[name])
@@ -362,6 +363,7 @@ class FakeTensorRT(ModuleType):
 
     def __init__(self, version: str, cudart: Any) -> None:
         super().__init__("tensorrt")
+        self.__spec__ = ModuleSpec("tensorrt", None)  # by which others see that it is installed
         api = json.loads((API / f"{version}.json").read_text())
         self.__version__ = api["version"]
         self.cudart = cudart
@@ -389,9 +391,6 @@ class FakeTensorRT(ModuleType):
     def note(self, call: str, *arguments: Any) -> None:
         """Record a call."""
         self.calls.append((call, *arguments))
-
-    def nptype(self, kind: Any) -> Any:
-        return NUMPY[kind.name]
 
     def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> bool:
         return True

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from reidge.cli.main import main
 from reidge.edge.agreement import Agreement
-from reidge.edge.backends import GoldenMismatch
+from reidge.edge.backends import GoldenMismatch, presence
 from reidge.edge.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, BundleError, Quantisation, describe_file
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import (
@@ -25,6 +26,7 @@ from reidge.edge.detectors.bundle import BundleConfig, precisions_for
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PERSON = [16.0, 8.0, 32.0, 40.0, 0.9]
@@ -162,3 +164,21 @@ def test_an_encoders_bundle_is_no_detector_and_the_other_way_round(detector: Pat
 def test_a_folder_of_anything_else_is_no_detector(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json is missing. Make one with: reidge export detector"):
         open_detector(BundleConfig(path=tmp_path))
+
+
+def test_a_detector_becomes_an_engine_for_one_frame_at_a_time(
+    install_tensorrt: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tensorrt = install_tensorrt("10.3")
+    monkeypatch.setattr(presence, "GPU_FILES", (__file__,))  # as the driver's would be there
+    folder = write_bundle(tmp_path / "detector", [PERSON, DOUBTFUL])
+    assert main(["engine", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["precision"], told["built"], told["golden"]) == ("int8", True, "passed")
+    with open_detector(BundleConfig(path=folder)) as detector:  # what `reidge run` does, told nothing
+        people = detector.detect("cam1", np.zeros((48, 64, 3), dtype=np.uint8))
+    np.testing.assert_allclose(people.boxes_N4, [PERSON[:4], DOUBTFUL[:4]])
+    assert tensorrt.builds == 1
