@@ -91,19 +91,26 @@ def obtain_engine(
     graph = read_graph(onnx_path)
     sha256 = hashlib.sha256(graph).hexdigest()
     key = key_of(tensorrt, sha256, options or cache.options_for(sha256) or usual_options(onnx_path))
+    stamp = cache.stamp(key)
     plan = None if rebuild else cache.load(key)
-    built = plan is None
+    built = False
     if plan is None:
         with cache.lock(key):
-            plan = None if rebuild else cache.load(key)
-            built = plan is None
+            if cache.stamp(key) != stamp:  # another process has built it while this one waited
+                plan = cache.load(key)
             if plan is None:
-                cache.require_room(len(graph))
-                say(f"building an engine of {onnx_path} for {key.gpu}; this takes minutes, once.")
-                plan, timing = build_engine(tensorrt, graph, key.options, timing=cache.load_timing(key))
-                cache.store_timing(key, timing)
-                cache.store(key, plan)
+                plan, built = build_into(cache, key, tensorrt, graph, onnx_path), True
     return Engine(plan=plan, key=key, path=cache.engine_path(key), built=built)
+
+
+def build_into(cache: EngineCache, key: EngineKey, tensorrt: Any, graph: bytes, onnx_path: Path) -> bytes:
+    """Build an engine and keep it, with the timings that make the next build shorter."""
+    cache.require_room(len(graph))
+    say(f"building an engine of {onnx_path} for {key.gpu}; this takes minutes, once.")
+    plan, timing = build_engine(tensorrt, graph, key.options, timing=cache.load_timing(key))
+    cache.store_timing(key, timing)
+    cache.store(key, plan)
+    return plan
 
 
 def usual_options(onnx_path: Path) -> EngineOptions:

@@ -141,6 +141,14 @@ class EngineCache:
             return None
         return plan
 
+    def stamp(self, key: EngineKey) -> tuple[int, int] | None:
+        """What changes when the engine of a key is stored anew; None where there is none."""
+        try:
+            found = self.engine_path(key).with_suffix(".json").lstat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def store(self, key: EngineKey, plan: bytes) -> Path:
         """Write an engine and its record, the record last, so that an engine without one is half written.
 

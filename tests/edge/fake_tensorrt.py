@@ -295,7 +295,7 @@ class IExecutionContext(Surface):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         assert self._module.cudart.fake_on_device(ctypes.c_void_p(self._addresses[name]), ctypes.c_size_t(size))
         block = (ctypes.c_ubyte * size).from_address(self._addresses[name])
-        return np.frombuffer(block, dtype=dtype).reshape(shape)
+        return np.frombuffer(memoryview(block), dtype=dtype).reshape(shape)
 
 
 class ICudaEngine(Surface):
