@@ -1,8 +1,9 @@
 """The search for an INT8 detector that still finds the people: the way to take ranges, then what to leave in float.
 
 Depthwise convolutions stay in float from the start. Batch norm folded into them stretches single channels, so that one
-range for all channels drowns the others: with them in INT8, YOLOX-nano finds between none and two thirds of the people,
-without them all but a few. They are a small share of the arithmetic, and no runtime gains much on them by INT8.
+range for all channels drowns the others: with them in INT8, YOLOX-nano loses between a fifth and three quarters of the
+people, with them in float at most one in twenty-five (benchmarks/detector_int8.py). They are a small share of the
+arithmetic, and no runtime gains much on them by INT8.
 """
 
 # B = bins of a histogram

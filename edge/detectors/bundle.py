@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -12,12 +13,12 @@ from pydantic import BaseModel, Field
 
 from reidge.edge.agreement import compare_detections
 from reidge.edge.backends import INT8_PAYS, Backend, GoldenMismatch, Runner, installed_backends, load_runner
-from reidge.edge.backends.presence import GPU_BACKENDS
+from reidge.edge.backends.presence import GPU_BACKENDS, absence
 from reidge.edge.bundle import BundleError, Precision
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import DetectorBundle
 from reidge.edge.detectors.letterbox import letterbox, restore, suppress_overlaps
-from reidge.edge.errors import InputError
+from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,8 +59,7 @@ class BundleDetector:
     def __init__(self, config: BundleConfig) -> None:
         self.config = config
         self.bundle = DetectorBundle.load(config.path)
-        self.backend = choose_backend(config.backend)
-        self._runner, self.precision = self._open_fastest(precisions_for(self.backend, config.precision))
+        self._runner, self.backend, self.precision = self._open()
 
     def __enter__(self) -> BundleDetector:
         return self
@@ -77,17 +77,37 @@ class BundleDetector:
         found = restore(sure_N5[:, :4], sure_N5[:, 4], image_HW3=image_HW3, scale=scale)
         return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
 
-    def _open_fastest(self, precisions: Sequence[Precision]) -> tuple[Runner, Precision]:
+    def _open(self) -> tuple[Runner, Backend, Precision]:
+        """Open a graph on the first backend whose runtime starts."""
+        left = list(choose_backends(self.config.backend))
+        while True:
+            self.backend = left.pop(0)
+            try:
+                return self._open_fastest(precisions_for(self.backend, self.config.precision))
+            except (InputError, GoldenMismatch):  # the folder's fault, or a machine that must not go live
+                raise
+            except ReidgeError as error:
+                if not left:
+                    raise
+                print(f"warning: {self.backend} does not start: {error} Taking {left[0]} instead.", file=sys.stderr)
+
+    def _open_fastest(self, precisions: Sequence[Precision]) -> tuple[Runner, Backend, Precision]:
         """Open a graph; of several the one that is faster here, each only once it has passed the golden check."""
-        opened = []
-        for precision in precisions:
-            path = self.bundle.onnx_path(precision)
-            runner = load_runner(path, self.backend, threads=self.config.threads)
-            opened.append((self._check_golden(runner, precision), precision, runner))
+        opened: list[tuple[float, Precision, Runner]] = []
+        try:
+            for precision in precisions:
+                path = self.bundle.onnx_path(precision)
+                opened.append((0.0, precision, load_runner(path, self.backend, threads=self.config.threads)))
+                opened[-1] = (self._check_golden(opened[-1][2], precision), *opened[-1][1:])
+        except BaseException:
+            for _, _, runner in opened:
+                runner.close()
+            raise
         opened.sort(key=lambda each: each[0])
         for _, _, runner in opened[1:]:
             runner.close()
-        return opened[0][2], opened[0][1]
+        _, precision, runner = opened[0]
+        return runner, self.backend, precision
 
     def _check_golden(self, runner: Runner, precision: Precision) -> float:
         """Hold a graph against the golden frames; return its seconds a frame, at the best of them."""
@@ -128,14 +148,18 @@ def precisions_for(backend: Backend, precision: Precision | Literal["auto"]) -> 
     return get_args(Precision)
 
 
-def choose_backend(backend: Backend | Literal["auto"]) -> Backend:
-    """The backend asked for, or the preferred one of those installed.
+def choose_backends(backend: Backend | Literal["auto"]) -> tuple[Backend, ...]:
+    """The backend asked for, or all that are here, the preferred one first.
 
     Raises:
-        InputError: It, or any, is not installed here.
+        InputError: It, or any, cannot be used here.
     """
+    if backend != "auto":
+        reason = absence(backend)
+        if reason is not None:
+            raise InputError(f"the backend {backend} cannot be used here: {reason}")
+        return (backend,)
     installed = installed_backends()
-    if not installed or (backend != "auto" and backend not in installed):
-        wanted = "no backend" if backend == "auto" else f"the backend {backend}"
-        raise InputError(f"{wanted} is installed here. See what to install with: reidge doctor")
-    return installed[0] if backend == "auto" else backend
+    if not installed:
+        raise InputError("no backend is installed here. Install one with: pip install 'reidge[cpu]'")
+    return installed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reidge.cli.main import main
 from reidge.edge.agreement import Agreement
-from reidge.edge.backends import GoldenMismatch, presence
+from reidge.edge.backends import GoldenMismatch, installed_backends, presence
 from reidge.edge.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, BundleError, Quantisation, describe_file
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import (
@@ -21,8 +22,9 @@ from reidge.edge.detector_bundle import (
     FrameSpec,
     GoldenFrames,
 )
+from reidge.edge.detectors import bundle as module
 from reidge.edge.detectors import open_detector
-from reidge.edge.detectors.bundle import BundleConfig, precisions_for
+from reidge.edge.detectors.bundle import BundleConfig, BundleDetector, precisions_for
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -111,6 +113,24 @@ def test_a_gpu_gets_one_graph_and_a_processor_chooses() -> None:
     assert precisions_for("onnxruntime-cuda", "auto") == ("float",)
     assert precisions_for("openvino", "auto") == ("float", "int8")
     assert precisions_for("tensorrt", "float") == ("float",)
+
+
+def test_a_runtime_that_does_not_start_makes_way_for_the_next(
+    detector: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As on a machine that has a GPU, its driver, and a TensorRT that does not load.
+    monkeypatch.setattr(module, "installed_backends", lambda: ("tensorrt", "onnxruntime"))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with BundleDetector(BundleConfig(path=detector, threads=1)) as opened:
+        assert opened.backend == "onnxruntime"
+    assert "warning: tensorrt does not start: TensorRT does not load here" in capsys.readouterr().err
+
+
+def test_a_backend_that_was_asked_for_by_name_is_not_replaced(detector: Path) -> None:
+    if "tensorrt" in installed_backends():
+        pytest.skip("this machine has TensorRT")
+    with pytest.raises(InputError, match="the backend tensorrt cannot be used here: "):
+        BundleDetector(BundleConfig(path=detector, backend="tensorrt"))
 
 
 def test_a_machine_that_misses_the_golden_people_does_not_go_live(tmp_path: Path) -> None:
