@@ -111,7 +111,7 @@ class EngineCache:
         self.folder = folder or default_folder()
         with explained(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.lstat()
+            found = self.folder.stat()  # a link to another disk is the user's own affair
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & OTHERS:
             raise ReidgeError(
                 f"the engine cache {self.folder} is open to others (owner {found.st_uid}, mode "
