@@ -21,9 +21,10 @@ from publish import RESULTS, markdown_table, provenance, put_between_markers, ra
 from reidge.calibration.frames import read_frame_sets
 from reidge.calibration.ranges import METHODS, observe, ranges_from
 from reidge.edge.agreement import compare_detections
-from reidge.export.detector import FRAMES, Trial, processor_backends, time_graphs
+from reidge.export.detector import FRAMES
 from reidge.export.detector_graph import PREPROCESSING, examine, fold, read_detector
 from reidge.export.detector_search import depthwise_blocks
+from reidge.export.detector_trial import Trial, processor_backends, time_graphs
 from reidge.export.quantize import blocks, placements, quantize
 
 if TYPE_CHECKING:

@@ -4,29 +4,23 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import onnx
 from pydantic import BaseModel, Field
 
 from reidge.calibration.frames import FrameSets, read_frame_sets
 from reidge.calibration.ranges import METHODS, RangeMethod, observe
-from reidge.edge.agreement import SURE, Agreement, compare_detections
-from reidge.edge.backends import Backend, Runner, installed_backends, load_runner
+from reidge.edge.agreement import Agreement, compare_detections
 from reidge.edge.bundle import GOLDEN_NAME, MANIFEST_NAME, Precision, Quantisation, describe_file, sha256_file
 from reidge.edge.detector_bundle import (
-    DETECTOR_NAMES,
     DetectorManifest,
     DetectorOrigin,
     Family,
     FrameSpec,
-    GoldenFrames,
 )
-from reidge.edge.detectors.bundle import BundleConfig, BundleDetector, people_of
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import require_free, whole_folder
 from reidge.edge.progress import Progress
@@ -39,6 +33,15 @@ from reidge.export.detector_graph import (
     read_detector,
 )
 from reidge.export.detector_search import search_detector
+from reidge.export.detector_trial import (
+    Trial,
+    check_starts,
+    choose_golden,
+    golden_floors,
+    processor_backends,
+    require_people,
+    time_graphs,
+)
 from reidge.export.provenance import tool_versions
 from reidge.export.quantize import placements
 
@@ -46,15 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from reidge.edge.backends import Backend
     from reidge.edge.detection import Detections
     from reidge.export.detector_search import DetectorSearch
 
 FRAMES = 192
-GOLDEN_FRAMES = 8
-GOLDEN_MARGIN = 0.15
-"""Below the agreement at export: another processor rounds differently, and one box of ten is soon lost."""
 FEW_BOXES = 50
 
 
@@ -161,17 +160,8 @@ def export_detector(
             raise missed(search.agreement, gate)
         onnx.save(search.model, trial.path("int8"))
         progress.advance(note=f"INT8 finds {search.agreement.recall:.1%} of the people")
-        golden = choose_golden(sets.held_out_NHW3, reference)
-        golden.write(folder / GOLDEN_NAME)
-        manifest = DetectorManifest(
-            files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
-            input=FrameSpec(height=anatomy.size[0], width=anatomy.size[1]),
-            golden_min_agreement=golden_floors(trial, golden),
-            agreement=search.agreement,
-            quantisation=describe_search(search, gate),
-            provenance=describe_source(source, sets, anatomy, preprocessing, person_class),
-        )
-        (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        origin = describe_source(source, sets, anatomy, preprocessing, person_class)
+        manifest = write_manifest(trial, sets, reference, search, gate=gate, origin=origin)
         progress.advance(note="written")
         check_starts(trial)
         milliseconds = time_graphs(trial, sets.held_out_NHW3)
@@ -183,33 +173,6 @@ def export_detector(
         backend=trial.backend,
         warnings=find_warnings(manifest, milliseconds),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """Graphs of one detector in a folder, and what they are tried on."""
-
-    folder: Path
-    backend: Backend
-    threads: int | None
-
-    def path(self, precision: Precision) -> Path:
-        """Where the graph of that precision is."""
-        return self.folder / DETECTOR_NAMES[precision]
-
-    def open(self, precision: Precision, backend: Backend | None = None) -> Runner:
-        """Load a graph; whoever does closes it."""
-        return load_runner(self.path(precision), backend or self.backend, threads=self.threads)
-
-    def detect(
-        self, precision: Precision, frames_NHW3: NDArray[np.uint8], backend: Backend | None = None
-    ) -> list[Detections]:
-        """The people of each frame, in pixels of the letterbox."""
-        runner = self.open(precision, backend)
-        try:
-            return [people_of(runner.run(frame_HW3[None])[0]) for frame_HW3 in frames_NHW3]
-        finally:
-            runner.close()
 
 
 def quantise(
@@ -233,29 +196,29 @@ def quantise(
     return search_detector(model, histograms, evaluate, gate.passes, method=method)
 
 
-def processor_backends() -> tuple[Backend, ...]:
-    """The runtimes to try graphs on here: engines would take minutes to build for each of them.
-
-    Raises:
-        InputError: None is installed.
-    """
-    found = installed_backends(gpu=False)
-    if not found:
-        raise InputError("no backend for processors is installed here. Install one with: pip install 'reidge[cpu]'")
-    return found
-
-
-def require_people(reference: Sequence[Detections]) -> None:
-    """Refuse footage of nobody: there would be nothing to judge INT8 by.
-
-    Raises:
-        InputError: No frame shows a sure person.
-    """
-    if not any((found.scores_N >= SURE).any() for found in reference):
-        raise InputError(
-            f"the detector finds nobody (score {SURE} or more) in {len(reference)} held-out frames. Give footage with "
-            "people in it, and check --person-class, --channels, --mean and --std."
-        )
+def write_manifest(
+    trial: Trial,
+    sets: FrameSets,
+    reference: Sequence[Detections],
+    search: DetectorSearch,
+    *,
+    gate: DetectorGate,
+    origin: DetectorOrigin,
+) -> DetectorManifest:
+    """Write the golden frames, then the manifest of all files that are there."""
+    golden = choose_golden(sets.held_out_NHW3, reference)
+    golden.write(trial.folder / GOLDEN_NAME)
+    height, width = sets.held_out_NHW3.shape[1:3]
+    manifest = DetectorManifest(
+        files={path.name: describe_file(path) for path in sorted(trial.folder.iterdir())},
+        input=FrameSpec(height=height, width=width),
+        golden_min_agreement=golden_floors(trial, golden),
+        agreement=search.agreement,
+        quantisation=describe_search(search, gate),
+        provenance=origin,
+    )
+    (trial.folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
 
 
 def missed(agreement: Agreement, gate: DetectorGate) -> ReidgeError:
@@ -266,23 +229,6 @@ def missed(agreement: Agreement, gate: DetectorGate) -> ReidgeError:
         f"{gate.min_precision}), mean IoU {agreement.mean_iou:.3f} (at least {gate.min_mean_iou}). Give more frames of "
         "your own cameras, lower the gate with --gate, or accept the loss with --force."
     )
-
-
-def choose_golden(frames_NHW3: NDArray[np.uint8], reference: Sequence[Detections]) -> GoldenFrames:
-    """The frames with most sure people, at most `GOLDEN_FRAMES`."""
-    counts_N = np.array([(found.scores_N >= SURE).sum() for found in reference])
-    chosen = [int(index) for index in np.argsort(-counts_N, kind="stable")[:GOLDEN_FRAMES] if counts_N[index]]
-    return GoldenFrames(frames_NHW3=frames_NHW3[chosen], people=tuple(reference[index] for index in chosen))
-
-
-def golden_floors(trial: Trial, golden: GoldenFrames) -> dict[Precision, float]:
-    """What a device must reach on the golden frames: a margin below the worst processor runtime here."""
-    floors: dict[Precision, float] = {}
-    for precision in DETECTOR_NAMES:
-        found = (trial.detect(precision, golden.frames_NHW3, backend) for backend in processor_backends())
-        reached = [compare_detections(golden.people, people).f1 for people in found]
-        floors[precision] = max(0.0, min(reached) - GOLDEN_MARGIN)
-    return floors
 
 
 def describe_search(search: DetectorSearch, gate: DetectorGate) -> Quantisation:
@@ -313,32 +259,6 @@ def describe_source(
         versions=tool_versions(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def check_starts(trial: Trial) -> None:
-    """Open the folder in both precisions as the edge does, golden check and all.
-
-    Raises:
-        GoldenMismatch: A graph does not find the people of the golden frames.
-    """
-    for precision in DETECTOR_NAMES:
-        config = BundleConfig(path=trial.folder, backend=trial.backend, precision=precision, threads=trial.threads)
-        with BundleDetector(config):
-            pass
-
-
-def time_graphs(trial: Trial, frames_NHW3: NDArray[np.uint8]) -> dict[Precision, float]:
-    """Median milliseconds of a frame for each graph, the graphs taking turns."""
-    runners = {precision: trial.open(precision) for precision in DETECTOR_NAMES}
-    taken: dict[Precision, list[float]] = {precision: [] for precision in runners}
-    for frame_HW3 in frames_NHW3:
-        for precision, runner in runners.items():
-            started = time.perf_counter()
-            runner.run(frame_HW3[None])
-            taken[precision].append(time.perf_counter() - started)
-    for runner in runners.values():
-        runner.close()
-    return {precision: 1000 * float(np.median(seconds)) for precision, seconds in taken.items()}
 
 
 def find_warnings(manifest: DetectorManifest, milliseconds: dict[Precision, float]) -> tuple[str, ...]:
