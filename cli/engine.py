@@ -176,7 +176,8 @@ def describe_trtexec(
         InputError: There is no such release.
     """
     from reidge.edge.bundle import Bundle
-    from reidge.edge.engine import EngineError, load_tensorrt, trtexec_command, version_of, write_half
+    from reidge.edge.engine import trtexec_command, write_half
+    from reidge.edge.engine_builder import EngineError, load_tensorrt, version_of
 
     if not release:
         try:

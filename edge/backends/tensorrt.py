@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reidge.edge.cuda import Stream, TwinArray, open_cuda
-from reidge.edge.engine import EngineError, load_tensorrt, make_logger, obtain_engine, one_line
+from reidge.edge.engine import obtain_engine
+from reidge.edge.engine_builder import EngineError, load_tensorrt, make_logger, one_line, start
 from reidge.edge.engine_cache import EngineCache, EngineOptions, say
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def load_plan(plan: bytes, options: EngineOptions) -> LoadedPlan | None:
     tensorrt = load_tensorrt()
     logger = make_logger(tensorrt)
     tensorrt.init_libnvinfer_plugins(logger, "")
-    runtime = tensorrt.Runtime(logger)
+    runtime = start(tensorrt.Runtime, logger)
     if options.dla_core is not None:
         runtime.DLA_core = options.dla_core
     engine = runtime.deserialize_cuda_engine(plan)

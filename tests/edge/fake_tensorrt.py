@@ -225,6 +225,9 @@ class IBuilderConfig(Surface):
 
 class Builder(Surface):
     def __init__(self, logger: Any) -> None:
+        if self._module.starts_not is not None:
+            logger.log(self._module.ILogger.ERROR, self._module.starts_not)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
         self.num_DLA_cores = self._module.dla_cores
 
@@ -375,6 +378,8 @@ class FakeTensorRT(ModuleType):
         self.before_build: Any = None
         self.refuses: str | None = None
         """What the builder says instead of building."""
+        self.starts_not: str | None = None
+        """What it says of CUDA instead of starting."""
         self.unloadable = False
         """Whether the next engine does not load."""
         self.dla_cores = 0

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reidge.edge.engine import build_engine, load_tensorrt, trtexec_command
+from reidge.edge.engine import trtexec_command
+from reidge.edge.engine_builder import build_engine, load_tensorrt
 from reidge.edge.engine_cache import EngineOptions
 from reidge.edge.errors import InputError, ReidgeError
 
@@ -162,6 +163,23 @@ def test_a_graph_that_does_not_build_is_named_with_the_builders_reason(install_t
     tensorrt.refuses = "Error Code 10: Could not find any implementation for node\n /body/conv1/Conv."
     with pytest.raises(ReidgeError, match=r"any implementation for node /body/conv1/Conv\. Close other programs"):
         build_engine(tensorrt, block_graph(int8=True), EngineOptions())
+
+
+def test_a_cuda_that_does_not_start_is_named_with_its_reason(install_tensorrt: Callable[[str], Any]) -> None:
+    tensorrt = install_tensorrt("10.13")
+    tensorrt.starts_not = "CUDA initialization failure with error: 35"
+    with pytest.raises(ReidgeError, match=r"does not start: CUDA initialization failure with error: 35\. Compare"):
+        build_engine(tensorrt, block_graph(int8=True), EngineOptions())
+
+
+def test_release_11_says_what_writes_fp16_into_its_graphs(
+    install_tensorrt: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = install_tensorrt("11.4")
+    graph = block_graph(int8=True)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ReidgeError, match=r"pip install onnx\. Or build with --no-half"):
+        build_engine(tensorrt, graph, EngineOptions())
 
 
 def test_only_the_batch_may_be_dynamic(install_tensorrt: Callable[[str], Any]) -> None:
