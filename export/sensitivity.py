@@ -129,14 +129,18 @@ def within_budget(order: Sequence[str], macs: Mapping[str, int], max_share: floa
 def fewest(order: tuple[str, ...], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...]:
     """The shortest beginning of `order` that passes, without those of its blocks that need not be there.
 
-    More blocks in float are taken to be no worse than fewer, which makes bisection right.
+    More blocks in float are taken to be no worse than fewer, which makes bisection right. On labels, where a query or
+    two decide, that is not quite so: where all of `order` does not pass, its half may, or the half of that.
 
     Returns:
-        All of `order` where even that does not pass.
+        All of `order` where none of these passes.
     """
-    if not passes(order):
+    high = len(order)
+    while high and not passes(order[:high]):
+        high //= 2
+    if not high:
         return order
-    low, high = 0, len(order)  # `high` passes; nothing shorter than `low` does
+    low = 0  # `high` passes; nothing shorter than `low` does
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if passes(order[:middle]) else (middle, high)

@@ -115,7 +115,11 @@ def test_the_fewest_blocks_are_kept_in_few_tries(needed: set[str]) -> None:
     assert len(tries) <= 1 + 3 + 5
 
 
-def test_where_nothing_passes_all_that_is_affordable_is_tried_once() -> None:
+def test_where_all_does_not_pass_its_halves_are_tried() -> None:
+    assert fewest(tuple("abcdef"), lambda float_blocks: float_blocks in (("a", "b"), ("a", "b", "c"))) == ("a", "b")
+
+
+def test_where_nothing_passes_the_answer_is_all_that_is_affordable() -> None:
     tries = []
 
     def passes(float_blocks: tuple[str, ...]) -> bool:
@@ -123,7 +127,7 @@ def test_where_nothing_passes_all_that_is_affordable_is_tried_once() -> None:
         return False
 
     assert fewest(("a", "b"), passes) == ("a", "b")
-    assert tries == [("a", "b")]
+    assert tries == [("a", "b"), ("a",)]
 
 
 def test_a_block_that_bursts_the_budget_is_passed_over() -> None:
