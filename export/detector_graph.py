@@ -112,7 +112,8 @@ def tidy(model: onnx.ModelProto) -> None:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
             continue
-        name = node.name or f"{node.op_type}_{node.output[0]}"
+        # Each node is a block of its own: the paths in names of newer exporters would make one of the whole backbone.
+        name = (node.name or f"{node.op_type}_{node.output[0]}").strip("/").replace("/", ".")
         while name in taken:
             name += "_"
         taken.add(name)

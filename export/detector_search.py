@@ -66,7 +66,7 @@ def search_detector(
     always = depthwise_blocks(model)
     tried = {name: ranges_from(histograms, name) for name in (METHODS if method == "auto" else (method,))}
     results = {name: evaluate(quantize(model, ranges, float_blocks=always)) for name, ranges in tried.items()}
-    chosen = max(results, key=lambda name: worth(results[name]))
+    chosen = max(results, key=lambda name: (passes(results[name]), worth(results[name])))
     ranges, best, float_blocks = tried[chosen], results[chosen], always
     if not passes(best):
         order = [block for block in noisiest_blocks(model, histograms, ranges) if block not in always]

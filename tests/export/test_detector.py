@@ -26,6 +26,7 @@ from reidge.edge.half import bake_half
 from reidge.export.detector import DetectorGate, DetectorReport, export_detector
 from reidge.export.detector_graph import PREPROCESSING, Preprocessing, examine, fold, read_detector
 from reidge.export.detector_search import depthwise_blocks, fewest_that_pass, noise_share
+from reidge.export.quantize import blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -281,6 +282,15 @@ def test_depthwise_convolutions_stay_in_float() -> None:
         network.constants,
     )
     assert depthwise_blocks(helper.make_model(graph)) == {"depthwise"}
+
+
+def test_every_node_is_a_block_of_its_own_whatever_the_exporter_called_it(tmp_path: Path) -> None:
+    path = write_yolox(tmp_path / "yolox.onnx", opset=17)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.name = f"/backbone/backbone/{node.output[0]}/{node.op_type}"  # as newer exporters name them
+    onnx.save(model, path)
+    assert blocks(read_detector(path)) == ["backbone.backbone.stem.Conv", "backbone.backbone.mix.Conv"]
 
 
 def test_noise_is_the_share_of_energy_that_int8_loses() -> None:
