@@ -139,7 +139,7 @@ def prepare(encoder: Encoder, data: str, args: argparse.Namespace) -> Bench:
         split=split,
         float_accuracy=None if split is None else split.score(graph, "onnxruntime"),
     )
-    ranges = {method: ranges_from(histograms, method) for method in METHODS}
+    ranges = {str(method): ranges_from(histograms, method) for method in METHODS}
     return Bench(model=model, ranges=ranges, judge=judge, calibration_crops=len(sets.calibration_NHW3))
 
 
