@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from reidge.calibration.pairs import PairSimilarities
     from reidge.calibration.snapshot import Snapshot
-    from reidge.edge.bundle import Precision
+    from reidge.edge.bundle import Manifest, Precision
     from reidge.edge.crops import CropFolder
 
 Verdict = Literal["fine", "look", "recalibrate"]
@@ -155,7 +155,7 @@ def find_drift(
         *judge_numbers(now, limits),
         *judge_cameras(then, now),
         *judge_appearance(appearance, limits),
-        *judge_int8(cosine_then, cosine_now, saturation, limits),
+        *judge_int8(cosine_then, cosine_now, saturation, limits, gate=gate_of(manifest)),
         *judge_threshold(threshold, rates, limits),
     ]
     return DriftReport(
@@ -232,15 +232,27 @@ def judge_appearance(found: Appearance, limits: DriftLimits) -> Iterator[Finding
     )
 
 
+def gate_of(manifest: Manifest) -> float | None:
+    """Least mean cosine that the INT8 graph had to reach at the export; None where that was not asked."""
+    return None if manifest.quantisation is None else manifest.quantisation.gate.get("min_cosine_mean")
+
+
 def judge_int8(
-    cosine_then: float | None, cosine_now: float, saturation: Sequence[Saturation], limits: DriftLimits
+    cosine_then: float | None,
+    cosine_now: float,
+    saturation: Sequence[Saturation],
+    limits: DriftLimits,
+    *,
+    gate: float | None = None,
 ) -> Iterator[Finding]:
-    """Whether INT8 is still near float, and whether activations fit their ranges."""
+    """Whether INT8 is still near float, also near enough to be exported today, and whether activations fit."""
     if cosine_then is not None and cosine_then - cosine_now > limits.look_cosine_loss:
+        missed = gate is not None and cosine_now < gate <= cosine_then
+        far = cosine_then - cosine_now > limits.recalibrate_cosine_loss or missed
         yield Finding(
-            level="recalibrate" if cosine_then - cosine_now > limits.recalibrate_cosine_loss else "look",
+            level="recalibrate" if far else "look",
             reason=f"INT8 is farther from float than at the export: mean cosine {cosine_now:.4f}, it was "
-            f"{cosine_then:.4f}.",
+            f"{cosine_then:.4f}{f' and had to reach {gate:g}' if missed else ''}.",
         )
     beyond = [
         one

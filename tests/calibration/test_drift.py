@@ -172,6 +172,14 @@ def test_int8_that_moves_away_from_float_is_noticed(then: float | None, now: flo
     assert [finding.level for finding in judge_int8(then, now, [], DriftLimits())] == levels
 
 
+def test_int8_that_would_miss_its_gate_today_is_calibrated_again() -> None:
+    (finding,) = judge_int8(0.994, 0.989, [], DriftLimits(), gate=0.99)
+    assert finding.level == "recalibrate"
+    assert finding.reason.endswith("mean cosine 0.9890, it was 0.9940 and had to reach 0.99.")
+    (finding,) = judge_int8(0.98, 0.975, [], DriftLimits(), gate=0.99)  # forced at the export: nothing new
+    assert finding.level == "look"
+
+
 def test_saturation_counts_when_it_is_much_more_than_at_the_calibration() -> None:
     def judge(then: float, now: float) -> list[str]:
         saturation = [Saturation(activation="relu", then=then, now=now)]
