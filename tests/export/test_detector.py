@@ -187,6 +187,14 @@ def test_tensorrt_builds_both_graphs_also_with_fp16_written_in(
     assert build_ahead_of_time(bake_half(graph) if half else graph) == "accepted"
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_tensorrt_builds_what_is_decoded_of_an_rtdetr(tmp_path: Path, joined: bool) -> None:
+    path = write_rtdetr(tmp_path / "rtdetr.onnx", joined=joined)
+    model = read_detector(path)
+    fold(model, examine(model, path), PREPROCESSING["rtdetr"], person_class=1)
+    assert build_ahead_of_time(model.SerializeToString()) == "accepted"
+
+
 def build_ahead_of_time(graph: bytes) -> str:
     """What TensorRT's parser and builder, which need no GPU for this, say to a graph of one frame."""
     trt: Any = pytest.importorskip("tensorrt_rtx_bindings", reason="the wheels of TensorRT for RTX are absent here")
