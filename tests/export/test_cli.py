@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import argparse
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from reidge.cli.export import add_arguments, parse_gate
 from reidge.cli.main import main
 from reidge.edge.bundle import Bundle
+from reidge.export.parity import Gate
+from reidge.export.sensitivity import MAX_FLOAT_SHARE
 from reidge.train.checkpoint import save_encoder
 
 if TYPE_CHECKING:
@@ -95,3 +99,14 @@ def test_a_damaged_recipe_is_one_line(
     assert main(["export", str(run_folder), "--crops", str(crop_folder), "--output", str(tmp_path / "bundle")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "recipe.yaml is no YAML" in line
+
+
+def test_the_gate_is_changed_by_name() -> None:
+    assert parse_gate([]) == Gate()
+    assert parse_gate(["cosine_mean=0.98", "rank1_loss=0.02"]) == Gate(min_cosine_mean=0.98, max_rank1_loss=0.02)
+
+
+def test_the_help_shows_the_budget_that_holds() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.get_default("max_float_share") == MAX_FLOAT_SHARE
