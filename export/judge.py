@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
 from reidge.edge.backends import installed_backends, load_runner
@@ -17,7 +18,6 @@ from reidge.train.evaluate import evaluate_split
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from reidge.edge.backends.presence import Backend
@@ -79,15 +79,27 @@ class RuntimeJudge:
     """Of the float graph on the split."""
 
     def compare(self, candidate: onnx.ModelProto) -> Parity:
-        """Compare a candidate with the trained encoder on held-out crops."""
-        onnx.save(candidate, self.path)
-        found_ND = embed_with(self.path, self.crops_NHW3, backend=host_backend(), threads=self.threads)
+        """Compare a candidate with the trained encoder on held-out crops.
+
+        OpenVINO 2026.4 gives no rows at all for some graphs that are INT8 in a single block of a ResNet-50. What the
+        block costs is then asked of ONNX Runtime, which computes the same slowly.
+        """
+        found_ND = self._embed(candidate, host_backend())
+        if found_ND.shape != self.reference_ND.shape:
+            found_ND = self._embed(candidate, "onnxruntime")
         return compare(self.reference_ND, found_ND)
 
     def judge(self, candidate: onnx.ModelProto) -> Verdict:
         """Hold a candidate against the gate; the labelled split, which takes longest, only where the rest passes."""
-        parity = self.compare(candidate)
+        found_ND = self._embed(candidate, host_backend())
+        if found_ND.shape != self.reference_ND.shape:  # a graph that an edge cannot run never passes
+            found_ND = np.zeros_like(self.reference_ND)
+        parity = compare(self.reference_ND, found_ND)
         if self.split is None or not self.gate.passes(parity):
             return Verdict(parity=parity, checks=self.gate.checks(parity))
         accuracy = self.split.score(self.path, host_backend())
         return Verdict(parity=parity, checks=self.gate.checks(parity, accuracy, self.float_accuracy), accuracy=accuracy)
+
+    def _embed(self, candidate: onnx.ModelProto, backend: Backend) -> NDArray[np.float32]:
+        onnx.save(candidate, self.path)
+        return embed_with(self.path, self.crops_NHW3, backend=backend, threads=self.threads)
