@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from reidge.edge.frame import Frame
+
 MAX_IOU = 0.6
 GOLDEN_MIN_SCORE = 0.1
 
@@ -76,6 +78,10 @@ class BundleDetector:
         sure_N5 = people_A5[people_A5[:, 4] >= self.config.min_score]
         found = restore(sure_N5[:, :4], sure_N5[:, 4], image_HW3=image_HW3, scale=scale)
         return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
+
+    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Find the people in the frames of one moment, one after the other."""
+        return [self.detect(frame.camid, frame.image) for frame in frames]
 
     def _open(self) -> tuple[Runner, Backend, Precision]:
         """Open a graph on the first backend whose runtime starts."""

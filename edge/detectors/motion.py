@@ -17,9 +17,12 @@ from pydantic import BaseModel, Field
 from reidge.edge.detection import Detections
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+    from reidge.edge.frame import Frame
 
 FOREGROUND = 255  # MOG2's mask says 127 for shadow
 
@@ -81,6 +84,10 @@ class MotionDetector:
             np.asarray(boxes_N4, dtype=np.float32).reshape(-1, 4) * scale,
             np.minimum(np.asarray(fills_N, dtype=np.float32) / self.config.typical_fill, 1.0),
         )
+
+    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Find the people in the frames of one moment, one after the other."""
+        return [self.detect(frame.camid, frame.image) for frame in frames]
 
     def _foreground(self, camid: str, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Learn from the picture and mark what is neither background nor shadow, 0 or 255."""

@@ -15,12 +15,13 @@ from reidge.edge.detectors.letterbox import GREY, letterbox, restore, suppress_o
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from reidge.edge.detection import Detections
+    from reidge.edge.frame import Frame
 
 STRIDES = (8, 16, 32)
 
@@ -83,6 +84,10 @@ class YoloxDetector:
         boxes_N4 = self._decode(raw_AC[keep_A, :4], keep_A)
         found = restore(boxes_N4, scores_A[keep_A], image_HW3=image_HW3, scale=scale)
         return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
+
+    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Find the people in the frames of one moment, one after the other."""
+        return [self.detect(frame.camid, frame.image) for frame in frames]
 
     def _decode(self, raw_N4: NDArray[np.float32], keep_A: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Offsets in a cell and logarithms of sides to x1, y1, x2, y2 in pixels of the network's input."""
