@@ -20,8 +20,9 @@ from reidge.demo.score import IdentityScore, score_run
 from reidge.demo.site import SiteConfig, simulate
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
+from reidge.edge.outputs import OutputConfig
 from reidge.edge.pipeline import run_site
-from reidge.edge.site import IdentityConfig, OutputConfig, Site, StorageConfig
+from reidge.edge.site import IdentityConfig, Site, StorageConfig
 from reidge.edge.stream import CameraConfig
 from reidge.export.bundle import export_bundle
 from reidge.train.checkpoint import load_encoder

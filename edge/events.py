@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
-from contextlib import ExitStack
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal
 
 from pydantic import BaseModel, Field
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 SCHEMA_VERSION: Literal[1] = 1
 EventKind = Literal[
@@ -55,35 +49,3 @@ def iso_time(seconds: float) -> str:
     """Seconds since the epoch as `2025-06-01T08:00:00.250Z`."""
     moment = datetime.fromtimestamp(seconds, tz=timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class EventWriter:
-    """Appends events to a file, or to stdout for `-`; each line is flushed at once. Use it in a `with`."""
-
-    def __init__(self, path: str | Path | None) -> None:
-        self.path = path
-        self.written = 0
-        self._stack = ExitStack()
-        self._file: TextIO | None = None
-
-    def __enter__(self) -> EventWriter:
-        if self.path is not None and str(self.path) == "-":
-            self._file = sys.stdout
-        elif self.path is not None:
-            path = Path(self.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._stack.enter_context(path.open("a", encoding="utf-8"))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file = None
-        self._stack.close()
-
-    def write(self, event: Event) -> None:
-        """Write one event."""
-        self.written += 1
-        if self._file is not None:
-            self._file.write(event.model_dump_json() + "\n")
-            self._file.flush()

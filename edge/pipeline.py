@@ -16,10 +16,11 @@ from reidge.edge.crops import resize_crops
 from reidge.edge.detection import covered
 from reidge.edge.detectors import open_detector
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.edge.events import Event, EventWriter, iso_time
+from reidge.edge.events import Event, iso_time
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.latency import LatencyHistogram
+from reidge.edge.outputs import Outputs
 from reidge.edge.progress import Progress
 from reidge.edge.quality import cut_out, touches_border
 from reidge.edge.region import inside_region
@@ -83,7 +84,7 @@ class Pipeline:
     """State of a running site; `run_site` feeds it."""
 
     def __init__(
-        self, site: Site, *, detector: Detector, encoder: EdgeEncoder, gallery: Gallery, events: EventWriter,
+        self, site: Site, *, detector: Detector, encoder: EdgeEncoder, gallery: Gallery, events: Outputs,
         tracks: TrackLog,
     ) -> None:  # fmt: skip
         self.site = site
@@ -277,7 +278,7 @@ def run_site(
             open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
         )
         gallery = stack.enter_context(open_gallery(site, bundle, encoder))
-        events = stack.enter_context(EventWriter(site.outputs.events))
+        events = stack.enter_context(Outputs(site.outputs))
         tracks = stack.enter_context(TrackLog(site.outputs.tracks, [camera.name for camera in site.cameras]))
         pipeline = Pipeline(site, detector=detector, encoder=encoder, gallery=gallery, events=events, tracks=tracks)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None

@@ -14,6 +14,7 @@ from reidge.edge.backends.presence import Backend
 from reidge.edge.detectors import DetectorConfig
 from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
+from reidge.edge.outputs import OutputConfig
 from reidge.edge.redact import redact_text
 from reidge.edge.settings import apply_overrides, validate
 from reidge.edge.sightings import EvidenceConfig
@@ -72,15 +73,6 @@ class StorageConfig(BaseModel, frozen=True, extra="forbid"):
     """SQLite file of the identities; `:memory:` forgets them at the end."""
 
 
-class OutputConfig(BaseModel, frozen=True, extra="forbid"):
-    """Where results go."""
-
-    events: str | None = "-"
-    """File to append events to as JSON lines; `-` is stdout; null writes none."""
-    tracks: Path | None = None
-    """Folder for the boxes of every frame (one CSV file a camera) and `identities.csv`."""
-
-
 class Site(BaseModel, frozen=True, extra="forbid"):
     """Everything about a site."""
 
@@ -137,18 +129,16 @@ def _resolve(site: Site, folder: Path) -> Site:
     detector = site.detector
     if detector.kind != "motion":
         detector = detector.model_copy(update={"path": folder / detector.path})
-    gallery, events, tracks = site.storage.gallery, site.outputs.events, site.outputs.tracks
+    gallery = site.storage.gallery
     if gallery != ":memory:":
         gallery = str(folder / gallery)
-    if events not in (None, "-"):
-        events = str(folder / events)
     return site.model_copy(
         update={
             "bundle": folder / site.bundle,
             "cameras": cameras,
             "detector": detector,
             "storage": StorageConfig(gallery=gallery),
-            "outputs": OutputConfig(events=events, tracks=None if tracks is None else folder / tracks),
+            "outputs": site.outputs.inside(folder),
         }
     )
 

@@ -16,7 +16,7 @@ from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.edge.events import EventWriter
+from reidge.edge.outputs import OutputConfig, Outputs
 from reidge.edge.pipeline import Pipeline, RunSummary, open_gallery, run_site
 from reidge.edge.site import load_site
 from reidge.edge.stream import Cameras
@@ -220,7 +220,7 @@ def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identit
         open_detector(site.detector) as detector,
         open_encoder(bundle, "onnxruntime", threads=1) as encoder,
         open_gallery(site, bundle, encoder) as gallery,
-        EventWriter(None) as events,
+        Outputs(OutputConfig(events=None)) as events,
         TrackLog(None, walks) as tracks,
         Cameras(site.cameras) as cameras,
     ):
