@@ -7,23 +7,25 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import pytest
 
 from reidge.calibration.harvest import HarvestConfig, harvest
 from reidge.edge.crops import read_crop_folder
 from reidge.edge.detectors.yolox import YoloxConfig
 from reidge.edge.footage import Span, read_footage
+from tests.servers.rtsp import Mount, RtspServer, need_gstreamer
+from tests.servers.streams import write_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are a package of the system
-SERVER = Path(__file__).with_name("rtsp_server.py")
+    from numpy.typing import NDArray
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rtsp.yaml"
 PASSWORD = "p@ss:w/rd"
 PASSWORD_IN_ADDRESS = "p%40ss%3Aw%2Frd"
@@ -31,43 +33,22 @@ HALF_MINUTE = 30.0
 
 
 @pytest.fixture(scope="module")
-def _gstreamer() -> None:
-    probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-    found = (
-        Path(SYSTEM_PYTHON).exists()
-        and subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True).returncode == 0
-    )
-    if not found:
-        pytest.skip("needs the Debian packages gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,ugly}")
+def streams(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mount]:
+    """`hall`, 32 s in which two people stand, leave and come; `gym`, three people in 10 s."""
+    need_gstreamer()
+    folder = tmp_path_factory.mktemp("streams")
+    hall = read_frames(shared / "media" / "one-by-one-person-detection.mp4", Span(since=30, until=62), 432)
+    gym = read_frames(shared / "media" / "pose2sim" / "cam01.mp4", Span(), 640)
+    return {
+        "hall": Mount(file=write_stream(folder / "hall.json", hall), password=PASSWORD),
+        "gym": Mount(file=write_stream(folder / "gym.json", gym), password=PASSWORD),
+    }
 
 
-@pytest.fixture(scope="module")
-def frames(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of JPEG frames: `hall`, 32 s in which two people stand, leave and come; `gym`, three people in 10 s."""
-    folder = tmp_path_factory.mktemp("frames")
-    write_frames(shared / "media" / "one-by-one-person-detection.mp4", folder / "hall", Span(since=30, until=62), 432)
-    write_frames(shared / "media" / "pose2sim" / "cam01.mp4", folder / "gym", Span(), 640)
-    return folder
-
-
-def write_frames(source: Path, folder: Path, span: Span, height: int) -> None:
-    folder.mkdir()
-    for number, frame in enumerate(read_footage(str(source), camid="cam", span=span)):
+def read_frames(source: Path, span: Span, height: int) -> Iterator[NDArray[np.uint8]]:
+    for frame in read_footage(str(source), camid="cam", span=span):
         width = 2 * round(frame.image.shape[1] * height / frame.image.shape[0] / 2)
-        image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(folder / f"{number:05d}.jpg"), image)
-
-
-@contextmanager
-def serve(stream: str, port: int = 0) -> Iterator[int]:
-    """Run a server of its own for one stream; gives its port, kills it at the end."""
-    command = [SYSTEM_PYTHON, str(SERVER), "--user", "viewer", "--password", PASSWORD, "--port", str(port), stream]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield int(server.stdout.readline())
-        finally:
-            server.kill()
+        yield np.asarray(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -82,12 +63,11 @@ def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 25.0)
         time.sleep(0.2)
 
 
-@pytest.mark.usefixtures("_gstreamer")
 def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_comes_and_goes(
-    frames: Path, osnet_bundle: Path, shared: Path, tmp_path: Path
+    streams: dict[str, Mount], osnet_bundle: Path, shared: Path, tmp_path: Path
 ) -> None:
-    with serve(f"gym={frames / 'gym'}:10") as gym_port:
-        pass  # a free port on which nobody listens now: cam2 is dead at the start
+    with RtspServer({"gym": streams["gym"]}) as gym:
+        pass  # it has a port on which nobody listens now: cam2 is dead at the start
     events_path = tmp_path / "events.jsonl"
 
     def changes(camid: str) -> list[str]:
@@ -97,10 +77,10 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
             if event["camid"] == camid and "camera" in event["event"]
         ]
 
-    with serve(f"hall={frames / 'hall'}:10") as hall_port:
+    with RtspServer({"hall": streams["hall"]}) as hall:
         environment = os.environ | {
-            "CAMERA_1": f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{hall_port}/hall",
-            "CAMERA_2": f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{gym_port}/gym",
+            "CAMERA_1": hall.address("hall"),
+            "CAMERA_2": gym.address("gym"),
             "DETECTOR": str(shared / "weights" / "yolox_nano.onnx"),
             "BUNDLE": str(osnet_bundle),
             "OUTPUT": str(tmp_path),
@@ -113,11 +93,11 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
             try:
                 wait_for(lambda: changes("cam1") == ["camera.up"] and changes("cam2") == ["camera.down"], "dead cam2")
                 started = time.monotonic()
-                with serve(f"gym={frames / 'gym'}:10", gym_port):
+                with gym:
                     wait_for(lambda: changes("cam2")[-1] == "camera.up", "cam2")
                     time.sleep(8)
                 wait_for(lambda: changes("cam2")[-1] == "camera.down", "loss of cam2")
-                with serve(f"gym={frames / 'gym'}:10", gym_port):
+                with gym:
                     wait_for(lambda: changes("cam2")[-1] == "camera.up", "return of cam2")
                     time.sleep(max(3.0, started + HALF_MINUTE + 1 - time.monotonic()))
                     run.terminate()
@@ -143,13 +123,11 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
         assert "viewer" not in text
 
 
-@pytest.mark.usefixtures("_gstreamer")
-def test_a_live_stream_can_be_harvested(frames: Path, shared: Path, tmp_path: Path) -> None:
+def test_a_live_stream_can_be_harvested(streams: dict[str, Mount], shared: Path, tmp_path: Path) -> None:
     config = HarvestConfig(
         detector=YoloxConfig(path=shared / "weights" / "yolox_nano.onnx"), until=6.0, max_fps=8, border=0
     )
-    with serve(f"hall={frames / 'hall'}:10") as port:
-        address = f"rtsp://viewer:{PASSWORD_IN_ADDRESS}@127.0.0.1:{port}/hall"
-        summary = harvest({"hall": address}, tmp_path / "crops", config, progress=False)
+    with RtspServer({"hall": streams["hall"]}) as server:
+        summary = harvest({"hall": server.address("hall")}, tmp_path / "crops", config, progress=False)
     assert summary.tracklets == 1  # one man stands there
     assert {record.camid for record in read_crop_folder(tmp_path / "crops").records} == {"hall"}
