@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, Field
 
+from reidge.edge.camera import CameraConfig
 from reidge.edge.crops import CropRecord, CropWriter
 from reidge.edge.detection import covered
 from reidge.edge.detectors import DetectorConfig, open_detector
@@ -27,7 +28,7 @@ from reidge.edge.footage import Span, check_footage, count_frames, is_live, read
 from reidge.edge.progress import Progress
 from reidge.edge.quality import cut_out, sharpness, touches_border
 from reidge.edge.redact import redact
-from reidge.edge.stream import CameraConfig, Cameras
+from reidge.edge.stream import Cameras
 from reidge.edge.tracker import Tracker, TrackerConfig
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from reidge.demo.score import IdentityScore, score_run
 from reidge.demo.site import SiteConfig, simulate
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
+from reidge.edge.camera import CameraConfig
 from reidge.edge.outputs import OutputConfig
 from reidge.edge.pipeline import run_site
 from reidge.edge.site import IdentityConfig, Site, StorageConfig
-from reidge.edge.stream import CameraConfig
 from reidge.export.bundle import export_bundle
 from reidge.train.checkpoint import load_encoder
 from reidge.train.datasets import open_benchmark

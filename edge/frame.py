@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Clock = Literal["camera", "arrival", "file"]
+"""What `captured_at` follows: the spacing of the camera's own clock, the arrival of packets, or the recording."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +23,11 @@ class Frame:
     index: int
     """Position in the source, from 0; frames that were skipped are counted too."""
     captured_at: float
-    """Seconds since the epoch, UTC: start + presentation time for files, time of decoding for live streams."""
+    """Seconds since the epoch, UTC; `clock` says what they follow. Never runs backwards while a camera is up."""
     decoded_at: float
-    """Seconds of `time.monotonic()` when decoding ended; latency is measured from here."""
+    """Seconds of `time.monotonic()` when the image was ready; latency is measured from here."""
     image: NDArray[np.uint8]
-    """`(H, W, 3)`, BGR."""
+    """`(H, W, 3)`, BGR, with the camera's masks painted over."""
+    arrived_at: float = 0.0
+    """Seconds of `time.monotonic()` when its last packet was read; decoding took `decoded_at - arrived_at`."""
+    clock: Clock = "file"

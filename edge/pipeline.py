@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from reidge.edge.detectors import Detector
     from reidge.edge.events import EventKind
     from reidge.edge.frame import Frame
+    from reidge.edge.mailbox import CameraState
     from reidge.edge.sightings import Change
     from reidge.edge.site import Site
-    from reidge.edge.stream import CameraState
     from reidge.edge.tracker import TrackedBox
 
 

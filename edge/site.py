@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from reidge.edge.backends.presence import Backend
+from reidge.edge.camera import CameraConfig
 from reidge.edge.detectors import DetectorConfig
 from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
@@ -18,7 +19,6 @@ from reidge.edge.outputs import OutputConfig
 from reidge.edge.redact import redact_text
 from reidge.edge.settings import apply_overrides, validate
 from reidge.edge.sightings import EvidenceConfig
-from reidge.edge.stream import CameraConfig
 from reidge.edge.tracker import TrackerConfig
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reidge.edge.camera import CameraConfig
 from reidge.edge.errors import InputError
-from reidge.edge.stream import CameraConfig, Cameras
+from reidge.edge.stream import Cameras
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,278 @@
+"""One camera: a thread that decodes its source and hands what it finds to the loop."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from reidge.edge.clock import CLOCK_SET, CameraClock
+from reidge.edge.errors import InputError
+from reidge.edge.footage import Span, is_live, read_footage
+from reidge.edge.frame import Frame
+from reidge.edge.mailbox import CameraState, Mailbox
+from reidge.edge.redact import redact, redact_text
+from reidge.edge.region import Polygon, paint_over
+from reidge.edge.settings import parse_time
+from reidge.edge.sources import open_source
+from reidge.edge.thinner import Thinner
+
+if TYPE_CHECKING:
+    from reidge.edge.sources import Picture
+
+BACKOFF = (1.0, 60.0)
+"""Seconds before the first and at most before any later attempt to reach a live source."""
+
+
+class CameraConfig(BaseModel, frozen=True, extra="forbid"):
+    """One camera of a site."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    """Its camid."""
+    source: str = Field(min_length=1)
+    """Address of a stream (rtsp:// and others), USB device (/dev/video0), path of a recording or of a folder of
+    pictures."""
+    reader: Literal["auto", "pyav", "gstreamer"] = "auto"
+    """What reads a stream; auto takes GStreamer where it has the decoder of a Jetson."""
+    decode: Literal["auto", "software", "hardware"] = "auto"
+    """What decodes a stream; auto takes hardware where there is some and it works."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """How RTSP carries pictures; UDP loses some on a bad network, TCP delays them."""
+    pace: Literal["full", "realtime"] = "full"
+    """How fast a recording is read; live sources come as they come."""
+    start: float | None = None
+    """When a recording began: ISO 8601 or seconds since the epoch. None takes the time of the site's oldest file."""
+    since: float = Field(0.0, ge=0)
+    """Seconds of a recording to skip."""
+    until: float | None = Field(None, gt=0)
+    """Seconds of a recording after which to stop."""
+    max_fps: float | None = Field(None, gt=0)
+    """Frames per second to use at most; None uses all."""
+    region: Polygon | None = None
+    """Corners of the polygon in which people's feet count, as shares (0 to 1) of the frame's width and height."""
+    masks: tuple[Polygon, ...] = ()
+    """Polygons that are painted over before anything looks at the picture; what is behind them is seen by nobody."""
+    overlaps: tuple[str, ...] = ()
+    """Cameras that see part of the same place; only they can see the same person at the same moment."""
+    timeout: float = Field(5.0, gt=0)
+    """Seconds a live source may be silent before it counts as lost."""
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _parse_start(cls, value: object) -> object:
+        return value if value is None else parse_time(str(value), what="start")
+
+    @property
+    def live(self) -> bool:
+        """Whether the source is a stream or a device rather than a recording."""
+        return is_live(self.source)
+
+    @property
+    def span(self) -> Span:
+        """The part of the recording to use."""
+        return Span(since=self.since, until=self.until, max_fps=self.max_fps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraCounts:
+    """What a camera has done since the start."""
+
+    decoded: int = 0
+    """Pictures decoded."""
+    offered: int = 0
+    """Frames converted and offered to the loop."""
+    dropped: int = 0
+    """Frames offered and never handled, because a newer one came."""
+    connections: int = 0
+    """Times that a first picture came."""
+    failures: int = 0
+    """Attempts that failed and connections that were lost."""
+    corrupt: int = 0
+    """Packets and pictures that were damaged and left out."""
+    abandoned: int = 0
+    """Threads that hung in spite of their timeouts and were replaced."""
+
+    def __add__(self, other: CameraCounts) -> CameraCounts:
+        """Add them up."""
+        return CameraCounts(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+
+class Camera(threading.Thread, ABC):
+    """Decodes one source; the loop reads its `mailbox`."""
+
+    def __init__(self, config: CameraConfig, *, start_at: float, wake: threading.Event, size: int) -> None:
+        super().__init__(name=f"camera-{config.name}", daemon=True)
+        self.config = config
+        self.mailbox = Mailbox(size, wake)
+        self.ended = threading.Event()
+        self.rate: float | None = None
+        """Frames per second at most, below the configuration's; None leaves it at that."""
+        self.decoded_at: float | None = None
+        """Seconds of `time.monotonic()` of the newest decoded picture."""
+        self.beat_at = time.monotonic()
+        """When the thread last showed that it lives."""
+        self.tally = CameraCounts()
+        self._start_at = start_at
+        self._wake = wake
+        self._stop_asked = threading.Event()
+
+    @property
+    def counts(self) -> CameraCounts:
+        """What it has done so far."""
+        return replace(self.tally, dropped=self.mailbox.dropped)
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does within a frame or the source's timeout."""
+        self._stop_asked.set()
+
+    def run(self) -> None:
+        """Decode until the source ends or `stop` is called."""
+        try:
+            self._decode()
+        except Exception as error:  # a camera's failure of any kind must not reach the others
+            self._say(up=False, reason=redact_text(" ".join(str(error).split())))
+        finally:
+            self.ended.set()
+            self._wake.set()
+
+    @abstractmethod
+    def _decode(self) -> None:
+        """Read the source until it ends."""
+
+    def _say(self, *, up: bool, reason: str = "", at: float | None = None) -> None:
+        at = time.time() if at is None else at
+        self.mailbox.say(CameraState(camid=self.config.name, up=up, at=at, reason=reason))
+
+    def _count(self, **more: int) -> None:
+        self.tally += CameraCounts(**more)
+
+
+class Recording(Camera):
+    """A file or a folder of pictures, at full speed or paced to real time."""
+
+    def _decode(self) -> None:
+        config = self.config
+        began, at = time.monotonic(), self._start_at
+        frames = read_footage(config.source, camid=config.name, start=self._start_at, span=config.span)
+        for number, frame in enumerate(frames):
+            if number == 0:
+                self._count(connections=1)
+                self._say(up=True, at=frame.captured_at)
+            paint_over(frame.image, config.masks)
+            at, self.beat_at = frame.captured_at, time.monotonic()
+            if config.pace == "realtime":
+                due = began + frame.captured_at - self._start_at - config.since
+                if self._stop_asked.wait(max(0.0, due - time.monotonic())):
+                    break
+                now = time.monotonic()  # a paced frame counts as decoded when it is due, as it would from a camera
+                self._offer(replace(frame, arrived_at=now - (frame.decoded_at - frame.arrived_at), decoded_at=now))
+            else:
+                self._offer(frame)
+            if self._stop_asked.is_set():
+                break
+        self._say(up=False, reason="the recording ended", at=at)
+
+    def _offer(self, frame: Frame) -> None:
+        self.decoded_at = time.monotonic()
+        self._count(decoded=1, offered=1)
+        if self.config.pace == "realtime":
+            self.mailbox.put_newest(frame)
+            return
+        while not self._stop_asked.is_set() and not self.mailbox.put_all(frame, seconds=0.1):
+            self.beat_at = time.monotonic()
+
+
+class LiveStream(Camera):
+    """A stream or a device, connected again whenever it is lost."""
+
+    def __init__(self, config: CameraConfig, *, start_at: float, wake: threading.Event, size: int) -> None:
+        super().__init__(config, start_at=start_at, wake=wake, size=size)
+        self._index = 0
+        self._up: bool | None = None  # not yet known
+        self._pause = BACKOFF[0]
+        self._epoch = time.time() - time.monotonic()
+
+    def _decode(self) -> None:
+        while not self._stop_asked.is_set():
+            try:
+                self._watch()
+                reason = "the stream ended"
+            except Exception as error:  # of many kinds, and none of them may be the camera's last word
+                # The library's text holds the whole address with the password.
+                known = str(error) if isinstance(error, InputError) else type(error).__name__
+                reason = redact_text(getattr(error, "strerror", None) or known)
+            if self._stop_asked.is_set():
+                break
+            self._count(failures=1)
+            if self._up is not False:
+                self.mailbox.clear()
+                self._say(up=False, reason=f"{redact(self.config.source)}: {reason}")
+            self._up = False
+            self._stop_asked.wait(self._pause * random.uniform(0.8, 1.2))  # cameras that fell together rise apart
+            self._pause = min(2 * self._pause, BACKOFF[1])
+
+    def _watch(self) -> None:
+        """Hand over the pictures of one connection until it is lost."""
+        with open_source(self.config) as source:
+            clock, thinner, corrupt = CameraClock(), Thinner(None), 0
+            for picture in source.pictures():
+                self.beat_at = time.monotonic()
+                if self._stop_asked.is_set():
+                    return
+                if source.corrupt > corrupt:
+                    self._count(corrupt=source.corrupt - corrupt)
+                    corrupt = source.corrupt
+                if picture is None:
+                    continue
+                if not self._up:
+                    self._count(connections=1)
+                    self._say(up=True)
+                self._up, self._pause = True, BACKOFF[0]
+                self._follow_epoch()
+                if thinner.fps != self._fps():
+                    thinner = Thinner(self._fps())
+                self._offer(picture, clock, thinner)
+
+    def _offer(self, picture: Picture, clock: CameraClock, thinner: Thinner) -> None:
+        moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
+        self._index += 1
+        self._count(decoded=1)
+        self.decoded_at = time.monotonic()
+        # A quarter of an interval of tolerance for jitter of the network.
+        if not thinner.takes(moment.captured_at, tolerance=0.25 / thinner.fps if thinner.fps else 0.0):
+            return
+        image_HW3 = picture.to_image()
+        paint_over(image_HW3, self.config.masks)
+        self._count(offered=1)
+        self.mailbox.put_newest(
+            Frame(
+                camid=self.config.name,
+                index=self._index - 1,
+                captured_at=moment.captured_at,
+                arrived_at=picture.arrived_at,
+                decoded_at=time.monotonic(),
+                image=image_HW3,
+                clock=moment.clock,
+            )
+        )
+
+    def _fps(self) -> float | None:
+        """Frames per second at most, now."""
+        rates = [rate for rate in (self.config.max_fps, self.rate) if rate is not None]
+        return min(rates, default=None)
+
+    def _follow_epoch(self) -> None:
+        """Begin anew where somebody set this machine's clock: times never run backwards while a camera is up."""
+        epoch = time.time() - time.monotonic()
+        step = epoch - self._epoch
+        if abs(step) < CLOCK_SET:
+            return
+        self.mailbox.clear()
+        self._say(up=False, reason=f"the clock of this machine was set by {step:+.1f} s", at=time.time() - step)
+        self._epoch = epoch
+        self._say(up=True)

@@ -1,0 +1,57 @@
+"""Where pictures come from: one face for every kind of live source, opened by `open_source`."""
+
+# H, W = height and width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reidge.edge.camera import CameraConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A decoded picture, not converted yet: under load most of what a camera sends never is."""
+
+    seconds: float | None
+    """Presentation time in the source's own clock; None where it has none worth following."""
+    arrived_at: float
+    """Seconds of `time.monotonic()` when its last packet was read."""
+    to_image: Callable[[], NDArray[np.uint8]]
+    """Gives `(H, W, 3)` BGR, upright, in memory of its own."""
+
+
+class Source(Protocol):
+    """An open source."""
+
+    corrupt: int
+    """Packets and pictures that were damaged and left out."""
+
+    def pictures(self) -> Iterator[Picture | None]:
+        """Give pictures until the source ends; None where something came that was no picture yet.
+
+        Raises:
+            OSError: The source was lost, or was silent for longer than its timeout.
+            InputError: It carries no video.
+        """
+
+
+def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
+    """Connect to a live source.
+
+    Raises:
+        OSError: It cannot be reached, refuses, or does not answer within its timeout. The libraries' own text may
+            hold the address with its password: redact it.
+        InputError: It carries no video, or this machine lacks what its reader needs.
+    """
+    from reidge.edge.sources.pyav import open_network
+
+    return open_network(config)
