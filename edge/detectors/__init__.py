@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
+from reidge.edge.detectors.boxes import BoxesConfig, BoxesDetector
 from reidge.edge.detectors.bundle import BundleConfig, BundleDetector
 from reidge.edge.detectors.motion import MotionConfig, MotionDetector
+from reidge.edge.detectors.nanodet import NanodetConfig, NanodetDetector
+from reidge.edge.detectors.rtdetr import RtdetrConfig, RtdetrDetector
 from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector
 
 if TYPE_CHECKING:
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     from reidge.edge.detection import Detections
     from reidge.edge.frame import Frame
 
-DetectorConfig = Annotated[MotionConfig | YoloxConfig | BundleConfig, Field(discriminator="kind")]
+DetectorConfig = Annotated[
+    MotionConfig | YoloxConfig | RtdetrConfig | NanodetConfig | BoxesConfig | BundleConfig,
+    Field(discriminator="kind"),
+]
 
 
 class Detector(AbstractContextManager["Detector"], Protocol):
@@ -33,13 +39,27 @@ class Detector(AbstractContextManager["Detector"], Protocol):
         """Find the people in the frames of one moment, in their order: what `detect` says of each, in less time."""
 
 
-def open_detector(config: MotionConfig | YoloxConfig | BundleConfig) -> Detector:
+def open_detector(config: DetectorConfig, *, at_once: int = 1) -> Detector:
     """Start the detector that `config` describes; use it in a `with`.
+
+    Args:
+        config: What to start.
+        at_once: Frames that `detect_many` will be given, at most: the cameras of a site.
 
     Raises:
         InputError: The network cannot be read or is not what `config` says.
         ReidgeError: An exported detector does not pass its golden check here.
     """
-    if isinstance(config, MotionConfig):
-        return MotionDetector(config)
-    return YoloxDetector(config) if isinstance(config, YoloxConfig) else BundleDetector(config)
+    match config:
+        case MotionConfig():
+            return MotionDetector(config)
+        case BundleConfig():
+            return BundleDetector(config)
+        case YoloxConfig():
+            return YoloxDetector(config, at_once=at_once)
+        case RtdetrConfig():
+            return RtdetrDetector(config, at_once=at_once)
+        case NanodetConfig():
+            return NanodetDetector(config, at_once=at_once)
+        case BoxesConfig():
+            return BoxesDetector(config, at_once=at_once)

@@ -36,12 +36,33 @@ def letterbox(image_HW3: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDAr
     return canvas_HW3, scale
 
 
+def stretch(image_HW3: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Scale a frame to fill, whatever that does to its proportions.
+
+    Returns:
+        The picture, `(*size, 3)` uint8, and the factors by which its width and its height were scaled.
+    """
+    height, width = size
+    picture_HW3 = cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(picture_HW3, dtype=np.uint8), (width / image_HW3.shape[1], height / image_HW3.shape[0])
+
+
 def restore(
-    boxes_N4: NDArray[np.float32], scores_N: NDArray[np.float32], *, image_HW3: NDArray[np.uint8], scale: float
+    boxes_N4: NDArray[np.float32],
+    scores_N: NDArray[np.float32],
+    *,
+    image_HW3: NDArray[np.uint8],
+    scale: float | tuple[float, float],
 ) -> Detections:
-    """Put boxes of the detector's input back into the frame it was made from, cut at the frame's edges."""
+    """Put boxes of the detector's input back into the frame it was made from, cut at the frame's edges.
+
+    What is nothing then, because it lay beside the picture, is left out.
+    """
     height, width = image_HW3.shape[:2]
-    return Detections.from_arrays(np.clip(boxes_N4 / scale, 0, [width, height, width, height]), scores_N)
+    across, down = scale if isinstance(scale, tuple) else (scale, scale)
+    cut_N4 = np.clip(boxes_N4 / [across, down, across, down], 0, [width, height, width, height])
+    something_N = (cut_N4[:, 2] > cut_N4[:, 0]) & (cut_N4[:, 3] > cut_N4[:, 1])
+    return Detections.from_arrays(cut_N4[something_N], scores_N[something_N])
 
 
 def suppress_overlaps(found: Detections, *, max_iou: float) -> NDArray[np.intp]:

@@ -8,7 +8,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from reidge.edge.detectors import open_detector
-from reidge.edge.detectors import yolox as module
 from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector, make_grid
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, read_footage
@@ -43,15 +42,7 @@ def write_network(
     return path
 
 
-@pytest.fixture(params=["openvino", "onnxruntime"])
-def _runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each runtime in turn, as if the other were not installed."""
-    pytest.importorskip(request.param)
-    opener = {"openvino": module._open_openvino, "onnxruntime": module._open_onnxruntime}[request.param]
-    monkeypatch.setattr(module, "_open_network", opener)
-
-
-@pytest.mark.usefixtures("_runtime")
+@pytest.mark.usefixtures("runtime")
 def test_raw_rows_become_boxes_in_pixels_of_the_frame(tmp_path: Path) -> None:
     rows = np.zeros((ANCHORS, 7), dtype=np.float32)
     # Anchor 64 + 5: stride 16, row 1, column 1. Centre (1.5 * 16, 1.25 * 16), sides 16 and 32.
@@ -81,7 +72,7 @@ def test_the_grid_goes_stride_by_stride_and_row_by_row() -> None:
     assert [stride_A1[row, 0] for row in (0, 63, 64, 79, 80, 83)] == [8, 8, 16, 16, 32, 32]
 
 
-@pytest.mark.usefixtures("_runtime")
+@pytest.mark.usefixtures("runtime")
 def test_a_truncated_network_is_one_line(tmp_path: Path) -> None:
     path = write_network(tmp_path / "yolox.onnx", np.zeros((ANCHORS, 6), dtype=np.float32))
     path.write_bytes(path.read_bytes()[:1000])
@@ -90,7 +81,7 @@ def test_a_truncated_network_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("_runtime")
+@pytest.mark.usefixtures("runtime")
 def test_a_network_may_take_any_number_of_pictures_but_of_one_size(tmp_path: Path) -> None:
     rows = np.zeros((ANCHORS, 6), dtype=np.float32)
     any_number = write_network(tmp_path / "number.onnx", rows, ("N", 3, 64, 64))
@@ -106,7 +97,7 @@ def test_another_network_is_refused_at_the_start(tmp_path: Path) -> None:
         YoloxDetector(YoloxConfig(path=path))
 
 
-@pytest.mark.usefixtures("_runtime")
+@pytest.mark.usefixtures("runtime")
 def test_a_network_of_another_input_is_refused_at_the_start(tmp_path: Path) -> None:
     rows = np.zeros((ANCHORS, 6), dtype=np.float32)
     path = write_network(tmp_path / "encoder.onnx", rows, ("N", 256, 128, 3))  # an encoder's layout
@@ -125,7 +116,7 @@ def test_a_missing_network_is_named(tmp_path: Path) -> None:
         YoloxDetector(YoloxConfig(path=tmp_path / "yolox.onnx"))
 
 
-@pytest.mark.usefixtures("_runtime")
+@pytest.mark.usefixtures("runtime")
 def test_the_person_of_real_footage_is_found(shared: Path) -> None:
     footage = shared / "media" / "one-by-one-person-detection.mp4"
     (frame,) = read_footage(str(footage), camid="hall", span=Span(since=32.0, until=32.1))
