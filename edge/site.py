@@ -15,11 +15,15 @@ from reidge.edge.camera import CameraConfig
 from reidge.edge.detectors import DetectorConfig
 from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
+from reidge.edge.governor import LoadConfig
 from reidge.edge.outputs import OutputConfig
+from reidge.edge.quality import QualityConfig
 from reidge.edge.redact import redact_text
 from reidge.edge.settings import apply_overrides, validate
 from reidge.edge.sightings import EvidenceConfig
 from reidge.edge.tracker import TrackerConfig
+from reidge.edge.watchdog import WatchdogConfig
+from reidge.edge.web import WebConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,23 +38,6 @@ class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "float", "int8"] = "auto"
     threads: int | None = Field(None, ge=1)
     """CPU threads; None leaves it to the runtime."""
-
-
-class QualityConfig(BaseModel, frozen=True, extra="forbid"):
-    """Which pictures of a person are good enough to embed."""
-
-    min_height: int = Field(48, ge=8)
-    """Smallest person, pixels."""
-    min_score: float = Field(0.4, ge=0, le=1)
-    """Smallest confidence of the detection."""
-    max_covered: float = Field(0.25, ge=0, le=1)
-    """Largest share of a person that another's box may cover."""
-    max_surprise: float = Field(0.1, gt=0)
-    """Largest difference in height from what was expected (as a logarithm): half-hidden people and pairs surprise."""
-    border: int = Field(2, ge=0)
-    """A box nearer than this to the edge of the frame is cut off; pixels."""
-    padding: float = Field(0.03, ge=0, le=0.5)
-    """Added around the box on every side, as a share of its height; as in harvest."""
 
 
 class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
@@ -86,6 +73,10 @@ class Site(BaseModel, frozen=True, extra="forbid"):
     identity: IdentityConfig = IdentityConfig()
     storage: StorageConfig = StorageConfig()
     outputs: OutputConfig = OutputConfig()
+    load: LoadConfig = LoadConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+    web: WebConfig | None = None
+    """The endpoint with metrics and health; null opens none."""
 
 
 def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:

@@ -32,7 +32,13 @@ EXTRAS = {
     "demo": {"train", "export", "edge", "cpu", "dev"},
     "cli": {"train", "export", "edge", "cpu", "cuda"},
 }
-MODULES = {"faiss-cpu": "faiss", "opencv-python": "cv2", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+MODULES = {
+    "faiss-cpu": "faiss",
+    "opencv-python": "cv2",
+    "prometheus-client": "prometheus_client",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 
 
 @dataclass(frozen=True, slots=True)

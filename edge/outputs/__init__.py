@@ -98,8 +98,8 @@ class Outputs:
             line = event.model_dump_json().encode() + b"\n" if self._outputs else b""
             for output in self._outputs:
                 output.put(event, line)
-        except Exception:
-            log.exception("an event could not be handed to the outputs")
+        except Exception as error:
+            log.error("an event could not be handed on: %s: %s", type(error).__name__, redact_text(str(error)))
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything is out or safe on disk; False when that took longer than `seconds`."""

@@ -1,0 +1,186 @@
+"""The endpoint of a run: `/metrics` for Prometheus, `/health` and `/ready` for whoever looks after the process."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import logging
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+from reidge.edge.errors import InputError
+from reidge.edge.exposition import exposition
+from reidge.edge.redact import redact_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from reidge.edge.metrics import Metrics
+
+    Problems = Callable[[], Sequence[str]]
+
+MAX_REQUESTS = 8
+"""Requests answered at once; a further one is turned away, so that no client makes threads without end."""
+REQUEST_SECONDS = 5.0
+"""How long a client may take to say what it wants."""
+
+log = logging.getLogger(__name__)
+
+
+class WebConfig(BaseModel, frozen=True, extra="forbid"):
+    """Where the endpoint listens."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that other machines reach needs a token."""
+    port: int = Field(9464, ge=0, le=65535)
+    """0 takes any free one."""
+    token: SecretStr | None = Field(None, min_length=16)
+    """Asked of every request: `Authorization: Bearer <token>`."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> WebConfig:
+        if self.token is None and not _is_loopback(self.host):
+            raise ValueError(f"{self.host} is reached by other machines. Set web.token, or listen on 127.0.0.1")
+        return self
+
+
+class Web:
+    """Answers in a thread of its own; use it in a `with`.
+
+    Args:
+        config: Where to listen.
+        metrics: What `/metrics` tells.
+        health: Names what is wrong with the process, if anything; `/health` is 503 then, else 200.
+        ready: Names what is not there yet, if anything; `/ready` is 503 then, else 200.
+
+    Raises:
+        InputError: On entering: the address cannot be listened on.
+    """
+
+    def __init__(self, config: WebConfig, metrics: Metrics, *, health: Problems, ready: Problems) -> None:
+        self.config = config
+        self._pages: dict[str, Callable[[str], tuple[int, bytes, str]]] = {
+            "/metrics": lambda accept: (200, *exposition(metrics, accept)),
+            "/health": lambda _: _state(health()),
+            "/ready": lambda _: _state(ready()),
+        }
+        self._server: _Server | None = None
+
+    def __enter__(self) -> Web:
+        try:
+            self._server = _Server(self.config, self._pages)
+        except OSError as error:
+            raise InputError(
+                f"web: {self.config.host} port {self.config.port} cannot be listened on: {error.strerror or error}. "
+                "Set web.host or web.port."
+            ) from error
+        threading.Thread(target=self._server.serve_forever, args=(0.2,), name="web", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, e.g. `http://127.0.0.1:9464`."""
+        assert self._server is not None
+        host, port = self._server.server_address[:2]
+        return f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _state(problems: Sequence[str]) -> tuple[int, bytes, str]:
+    answer = {"ok": not problems, "problems": [redact_text(problem) for problem in problems]}
+    return (503 if problems else 200), json.dumps(answer).encode() + b"\n", "application/json"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a client that is slow must not hold up the end of a run
+
+    def __init__(self, config: WebConfig, pages: dict[str, Callable[[str], tuple[int, bytes, str]]]) -> None:
+        self.pages = pages
+        self.token = None if config.token is None else config.token.get_secret_value().encode()
+        self.address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        super().__init__((config.host, config.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except Exception:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a request failed", exc_info=True)  # a client that went away, as a rule
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version, sys_version = "reidge", ""
+    timeout = REQUEST_SECONDS
+
+    def do_GET(self) -> None:
+        page = self.server.pages.get(self.path.partition("?")[0])
+        if not self._allowed():
+            self._answer(401, b"A token is needed: Authorization: Bearer <web.token>\n", "text/plain")
+        elif page is None:
+            self._answer(404, f"Here are {', '.join(self.server.pages)}.\n".encode(), "text/plain")
+        else:
+            self._answer(*self._made(page))
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        log.debug(redact_text(format % args))
+
+    def _allowed(self) -> bool:
+        scheme, _, given = self.headers.get("Authorization", "").partition(" ")
+        token = self.server.token
+        return token is None or (scheme == "Bearer" and hmac.compare_digest(given.strip().encode(), token))
+
+    def _made(self, page: Callable[[str], tuple[int, bytes, str]]) -> tuple[int, bytes, str]:
+        try:
+            return page(self.headers.get("Accept", ""))
+        except Exception as error:
+            log.error(
+                "web: %s failed: %s: %s", self.path.partition("?")[0], type(error).__name__, redact_text(str(error))
+            )
+            return 500, b"This failed; the log says why.\n", "text/plain"
+
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from reidge.edge.errors import InputError
+from reidge.edge.metrics import Metrics
+from reidge.edge.settings import validate
+from reidge.edge.web import MAX_REQUESTS, Web, WebConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOKEN = "correct horse battery"
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    metrics = Metrics()
+    metrics.count("frames_dropped", "cam1", 3)
+    metrics.gauge("frame_age_seconds", 0.25, "cam1")
+    for seconds in (0.004, 0.02, 0.3):
+        metrics.observe("detect", "cam1", seconds)
+    metrics.describe(backend="openvino")
+    return metrics
+
+
+@pytest.fixture
+def web(metrics: Metrics) -> Iterator[Web]:
+    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ["cam1: not tried yet"]) as web:
+        yield web
+
+
+def get(address: str, **headers: str) -> tuple[int, str, str]:
+    """Status, body and content type."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=10) as answer:
+            return answer.status, answer.read().decode(), answer.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), error.headers["Content-Type"]
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_own_parser_reads_the_metrics(web: Web) -> None:
+    status, text, kind = get(f"{web.address}/metrics")
+    found = samples(text)
+    assert (status, kind.partition(";")[0]) == (200, "text/plain")
+    assert found["reidge_frames_dropped_total", (("camid", "cam1"),)] == 3
+    assert found["reidge_frame_age_seconds", (("camid", "cam1"),)] == 0.25
+    assert found["reidge_info", (("backend", "openvino"),)] == 1
+    assert found["process_resident_memory_bytes", ()] > 1e6
+
+
+def test_a_histogram_of_each_stage_and_camera_is_cumulative(web: Web) -> None:
+    found = samples(get(f"{web.address}/metrics")[1])
+    of_detect = (("camid", "cam1"), ("stage", "detect"))
+    assert found["reidge_stage_seconds_count", of_detect] == 3
+    assert found["reidge_stage_seconds_sum", of_detect] == pytest.approx(0.324)
+    bounds = {"0.002": 0, "0.005": 1, "0.02": 2, "0.2": 2, "0.5": 3, "+Inf": 3}
+    assert {
+        le: found["reidge_stage_seconds_bucket", (of_detect[0], ("le", le), of_detect[1])] for le in bounds
+    } == bounds
+
+
+def test_openmetrics_is_given_to_whoever_asks_for_it(web: Web) -> None:
+    _, text, kind = get(f"{web.address}/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+def test_health_and_readiness_name_what_is_wrong(web: Web) -> None:
+    status, body, _ = get(f"{web.address}/health")
+    assert (status, json.loads(body)) == (200, {"ok": True, "problems": []})
+    status, body, _ = get(f"{web.address}/ready")
+    assert (status, json.loads(body)) == (503, {"ok": False, "problems": ["cam1: not tried yet"]})
+
+
+def test_a_problem_is_told_without_its_password(metrics: Metrics) -> None:
+    def health() -> list[str]:
+        return ["rtsp://user:secret@10.0.0.9/stream hangs"]
+
+    with Web(WebConfig(port=0), metrics, health=health, ready=lambda: ()) as web:
+        status, body, _ = get(f"{web.address}/health")
+    assert status == 503
+    assert "secret" not in body
+    assert "10.0.0.9" in body
+
+
+def test_another_address_is_told_what_there_is(web: Web) -> None:
+    status, body, _ = get(f"{web.address}/etc/passwd")
+    assert (status, body) == (404, "Here are /metrics, /health, /ready.\n")
+
+
+@pytest.mark.parametrize("page", ["/metrics", "/health", "/ready", "/other"])
+def test_with_a_token_nothing_is_told_without_it(metrics: Metrics, page: str) -> None:
+    config = WebConfig.model_validate({"port": 0, "token": TOKEN})
+    with Web(config, metrics, health=lambda: (), ready=lambda: ()) as web:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+            assert get(web.address + page, **headers)[0] == 401
+        assert get(web.address + page, Authorization=f"Bearer {TOKEN}")[0] == (404 if page == "/other" else 200)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "box.local"])
+def test_an_address_that_other_machines_reach_is_refused_without_a_token(host: str) -> None:
+    with pytest.raises(InputError, match=r"reached by other machines\. Set web\.token") as caught:
+        validate(WebConfig, {"host": host}, where="site.yaml")
+    assert "\n" not in str(caught.value)
+    assert WebConfig.model_validate({"host": host, "token": TOKEN}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_alone_needs_no_token(host: str) -> None:
+    assert WebConfig(host=host).token is None
+
+
+def test_a_token_is_not_shown() -> None:
+    config = WebConfig.model_validate({"token": TOKEN})
+    assert TOKEN not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
+
+
+def test_a_port_that_is_taken_is_one_line(metrics: Metrics) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        config = WebConfig(port=other.getsockname()[1])
+        with (
+            pytest.raises(
+                InputError, match=r"cannot be listened on: Address already in use\. Set web\.host or web\.port"
+            ),
+            Web(config, metrics, health=lambda: (), ready=lambda: ()),
+        ):
+            pass
+
+
+def test_clients_that_say_nothing_neither_pile_up_nor_hold_up_the_end(metrics: Metrics) -> None:
+    silent: list[Any] = []
+    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
+        host, port = web.address.removeprefix("http://").split(":")
+        silent += [socket.create_connection((host, int(port)), timeout=10) for _ in range(MAX_REQUESTS)]
+        with socket.create_connection((host, int(port)), timeout=10) as one_more:
+            assert one_more.recv(1) == b""  # turned away at once
+    for connection in silent:
+        connection.close()
+
+
+def test_a_page_that_fails_is_an_answer_too(metrics: Metrics) -> None:
+    def health() -> list[str]:
+        raise OSError("rtsp://user:secret@10.0.0.9/stream")
+
+    with Web(WebConfig(port=0), metrics, health=health, ready=lambda: ()) as web:
+        status, body, _ = get(f"{web.address}/health")
+        assert (status, get(f"{web.address}/ready")[0]) == (500, 200)
+    assert "secret" not in body
