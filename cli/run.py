@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,6 @@ from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the work and return the exit status."""
-    from reidge.edge.pipeline import run_site
+    from reidge.edge.orders import orders_by_signal
+    from reidge.edge.service import run_site
     from reidge.edge.site import load_site
 
     if args.seconds is not None and not args.seconds > 0:
@@ -37,27 +35,15 @@ def run(args: argparse.Namespace) -> int:
     site = load_site(args.site, args.set)
     if args.json and site.outputs.events == "-":
         raise InputError("events and --json would both go to stdout. Set outputs.events to a file.")
-    with stopped_by_signals() as stop:
-        summary = run_site(site, seconds=args.seconds, stop=stop)
+    recordings = not any(camera.live for camera in site.cameras)
+    with orders_by_signal() as orders:
+        summary = run_site(
+            site,
+            seconds=args.seconds,
+            orders=orders,
+            reread=lambda: load_site(args.site, args.set),
+            progress=recordings or sys.stderr.isatty(),  # a service has its log, which is no place for a counter
+        )
     if site.outputs.events != "-":
         emit(args, asdict(summary))
     return 0
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; a second one ends the process at once."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

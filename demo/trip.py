@@ -22,7 +22,7 @@ from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.camera import CameraConfig
 from reidge.edge.outputs import OutputConfig
-from reidge.edge.pipeline import run_site
+from reidge.edge.service import run_site
 from reidge.edge.site import IdentityConfig, Site, StorageConfig
 from reidge.export.bundle import export_bundle
 from reidge.train.checkpoint import load_encoder
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from reidge.edge.pipeline import RunSummary
+    from reidge.edge.service import RunSummary
     from reidge.export.bundle import ExportReport
     from reidge.train.encoders import Encoder
     from reidge.train.recipe import Recipe

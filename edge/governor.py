@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from reidge.edge.camera import CameraCounts
+
 MAX_LOST = 0.02
 """Share of frames that may be lost in bursts before a busy loop counts as overloaded."""
 SATURATED = 0.97
@@ -107,6 +109,46 @@ class Governor:
         if fair is None and risen >= target:
             return None
         return risen if risen > self.level * (1 + SMALLEST_CHANGE) else self.level
+
+
+class LoadMeter:
+    """Cuts totals that only grow into windows."""
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._at: float | None = None
+        self._busy = 0.0
+        self._counts: Mapping[str, CameraCounts] = {}
+
+    def read(
+        self, now: float, *, busy: float, counts: Mapping[str, CameraCounts], limits: Mapping[str, float | None]
+    ) -> Load | None:
+        """Give the window that has just ended; None while it goes on.
+
+        Args:
+            now: Seconds of any clock.
+            busy: Seconds that the loop has worked since the start.
+            counts: What each camera has done since the start.
+            limits: Frames per second that the settings allow each camera.
+        """
+        seconds = 0.0 if self._at is None else now - self._at
+        if self._at is not None and seconds < self._window:
+            return None
+        load = None
+        if self._at is not None:
+            before = {camid: self._counts.get(camid, found) for camid, found in counts.items()}
+            lost = sum(found.dropped - before[camid].dropped for camid, found in counts.items())
+            offered = sum(found.offered - before[camid].offered for camid, found in counts.items())
+            rates = {camid: (found.decoded - before[camid].decoded) / seconds for camid, found in counts.items()}
+            load = Load(
+                seconds=seconds,
+                busy=busy - self._busy,
+                handled=max(0, offered - lost),
+                lost=lost,
+                wanted={camid: min(rate, limits.get(camid) or rate) for camid, rate in rates.items()},
+            )
+        self._at, self._busy, self._counts = now, busy, counts
+        return load
 
 
 def water_level(wanted: Iterable[float], capacity: float) -> float | None:

@@ -1,78 +1,51 @@
-"""Cameras in, identities out: the loop that runs a site."""
+"""Frames in, identities out: the loop over the stages, for all cameras of a moment at once."""
 
-# N = crops of one moment over all cameras, D = embedding
+# N = crops of one moment over all cameras, D = embedding; 4 = x1, y1, x2, y2
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
-from contextlib import ExitStack
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reidge.edge.backends import open_encoder
-from reidge.edge.bundle import Bundle
+import numpy as np
+
 from reidge.edge.crops import resize_crops
-from reidge.edge.detection import covered
-from reidge.edge.detectors import open_detector
-from reidge.edge.errors import InputError, ReidgeError
-from reidge.edge.events import Event, iso_time
-from reidge.edge.footage import count_frames
-from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.latency import LatencyHistogram
-from reidge.edge.outputs import Outputs
-from reidge.edge.progress import Progress
-from reidge.edge.quality import cut_out, touches_border
-from reidge.edge.region import inside_region
+from reidge.edge.quality import comparable_sharpness, cut_out, find_flaw
+from reidge.edge.reporter import Reporter
 from reidge.edge.sightings import Sighting, SightingBook
-from reidge.edge.stream import Cameras
-from reidge.edge.tracker import Tracker
-from reidge.edge.tracklog import TrackLog
+from reidge.edge.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from reidge.edge.backends import EdgeEncoder
+    from reidge.edge.detection import Detections
     from reidge.edge.detectors import Detector
-    from reidge.edge.events import EventKind
     from reidge.edge.frame import Frame
+    from reidge.edge.gallery import Gallery
     from reidge.edge.mailbox import CameraState
-    from reidge.edge.sightings import Change
+    from reidge.edge.metrics import Metrics, Stage
+    from reidge.edge.reporter import Sink
     from reidge.edge.site import Site
     from reidge.edge.tracker import TrackedBox
+    from reidge.edge.tracklog import TrackLog
+    from reidge.edge.view import Glance
+
+log = logging.getLogger(__name__)
+
+USUAL_SHARPNESS_MEMORY = 0.9
+"""Weight of what was seen before in the usual sharpness of a track."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """Figures of a run."""
-
-    cameras: int
-    frames: int
-    """Handled, over all cameras."""
-    dropped: int
-    """Decoded but not handled, because a newer one had come."""
-    seconds: float
-    """Wall time of the loop."""
-    frames_per_second: float
-    latency_ms_p50: float | None
-    """From the end of decoding to the last event of a frame, over frames that caused events."""
-    latency_ms_p95: float | None
-    embeddings: int
-    sightings: int
-    undecided: int
-    """Sightings that ended without enough good pictures for an identity."""
-    identities: int
-    """Different identities seen in this run."""
-    events: int
-    backend: str
-    precision: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Picture:
+class Picture:
     """A crop worth embedding, and whose it is."""
 
     sighting: Sighting
@@ -81,272 +54,235 @@ class _Picture:
 
 
 class Pipeline:
-    """State of a running site; `run_site` feeds it."""
+    """State of a running site; one thread feeds it.
+
+    Args:
+        site: Cameras, tracking, quality and identity are read from it.
+        detector: Open.
+        encoder: Open.
+        gallery: Open.
+        sink: Where events go.
+        tracks: Where the boxes of every frame go.
+        metrics: Where latencies and failures are counted.
+        beat: Called with the name of each stage when it begins.
+    """
 
     def __init__(
-        self, site: Site, *, detector: Detector, encoder: EdgeEncoder, gallery: Gallery, events: Outputs,
+        self,
+        site: Site,
+        *,
+        detector: Detector,
+        encoder: EdgeEncoder,
+        gallery: Gallery,
+        sink: Sink,
         tracks: TrackLog,
-    ) -> None:  # fmt: skip
+        metrics: Metrics,
+        beat: Callable[[str], None] = lambda stage: None,
+    ) -> None:
         self.site = site
-        self.detector = detector
-        self.encoder = encoder
-        self.events = events
-        self.tracks = tracks
         self.book = SightingBook(site.identity, gallery, {c.name: c.overlaps for c in site.cameras})
+        self.reporter = Reporter(sink, updates_every=site.identity.updates_every)
         self.latency = LatencyHistogram()
-        self.frames = self.embeddings = self.sightings = self.undecided = 0
-        self._trackers = {camera.name: Tracker(site.tracking) for camera in site.cameras}
-        self._regions = {camera.name: camera.region for camera in site.cameras}
-        self._known: set[int] = set()
+        """From the arrival of a frame to its last event, over frames that caused events."""
+        self.frames: defaultdict[str, int] = defaultdict(int)
+        """Handled, by camera."""
+        self.embeddings = 0
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        """Seconds of the loop by stage."""
+        self._detector, self._encoder, self._tracks, self._metrics, self._beat = (
+            detector, encoder, tracks, metrics, beat,
+        )  # fmt: skip
+        self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
         self._logged: dict[tuple[str, int], int | None] = {}
-        self._clock = 0.0
 
     def handle(self, frames: Sequence[Frame]) -> None:
         """Take in the frames of one moment, at most one of each camera."""
-        events_before = self.events.written
-        pictures = [picture for frame in frames for picture in self._watch(frame)]
-        embeddings_ND = self._embed(pictures)
-        for picture, embedding_D in zip(pictures, embeddings_ND, strict=True):
-            picture.sighting.add_evidence(embedding_D, picture.weight)
-            self._report(picture.sighting, self.book.decide(picture.sighting, self._clock))
-        for sighting in self.book.live.values():
-            self._tell(sighting)
-        if frames and self.events.written > events_before:
-            now = time.monotonic()
-            for frame in frames:
-                self.latency.add(now - frame.decoded_at)
+        frames = self._arrived(frames)
+        with self._stage("detect", frames):
+            found = self._detect(frames)
+        with self._stage("track", frames):
+            glances = self._track(found)
+        with self._stage("embed", frames):
+            pictures, embeddings_ND = self._embed(self._choose(glances))
+        with self._stage("match", frames):
+            self._match(glances, pictures, embeddings_ND)
+        with self._stage("emit", frames):
+            told = self.reporter.emit()
+        now = time.monotonic()
+        for frame in frames:
+            self.frames[frame.camid] += 1
+            if frame.camid in told:
+                self.latency.add(now - frame.arrived_at)
 
     def camera_changed(self, state: CameraState) -> None:
-        """Say that a camera came up or went down; its tracks end with it."""
-        self.events.write(
-            Event(
-                event="camera.up" if state.up else "camera.down",
-                captured_at=iso_time(state.at),
-                camid=state.camid,
-                reason=state.reason or None,
-            )
-        )
-        if not state.up:
-            self._end(state.camid, self._trackers[state.camid].finish())
+        """Take in that a camera came up or went down; its tracks end with it."""
+        self.reporter.camera(state)
+        self._metrics.gauge("camera_up", state.up, state.camid)
+        if not state.up and state.camid in self._views:
+            self._end(state.camid, self._views[state.camid].finish())
+
+    def reconfigure(self, site: Site) -> None:
+        """Go on with other cameras and settings; tracks of cameras that stay go on."""
+        self.site = site
+        for camid in self._views.keys() - {camera.name for camera in site.cameras}:
+            self._end(camid, self._views.pop(camid).finish())
+        for camera in site.cameras:
+            view = self._views.setdefault(camera.name, View(camera, site.tracking))
+            view.config = camera
+        self.book.overlapping = {camera.name: camera.overlaps for camera in site.cameras}
 
     def finish(self) -> None:
-        """End all tracks and write the final table of identities."""
-        for camid, tracker in self._trackers.items():
-            self._end(camid, tracker.finish())
-        self.tracks.write_identities((*key, self._final(global_id)) for key, global_id in sorted(self._logged.items()))
+        """End all tracks, tell it, and write the final table of identities."""
+        for camid, view in self._views.items():
+            self._end(camid, view.finish())
+        self.reporter.emit()
+        self._tracks.write_identities(
+            (*key, self.book.final(global_id)) for key, global_id in sorted(self._logged.items())
+        )
+
+    def abandon(self) -> None:
+        """Tell that all tracks are over, from another thread, because the loop hangs and the process must end."""
+        for sighting in list(self.book.live.values()):
+            self.reporter.ended(sighting)
+        self.reporter.emit()
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the loop has worked."""
+        return sum(self.spent.values())
 
     @property
     def identities(self) -> int:
         """Different identities seen so far."""
-        live = {sighting.global_id for sighting in self.book.live.values()}
-        return len(self._known) + len(live - self._known - {None})
+        return self.reporter.identities(self.book.live.values())
 
-    def _watch(self, frame: Frame) -> list[_Picture]:
-        """Detect and track; returns the pictures of this frame that are to be embedded."""
-        self.frames += 1
-        self._clock = max(self._clock, frame.captured_at)
-        detections = self.detector.detect(frame.camid, frame.image)
-        region = self._regions[frame.camid]
-        if region is not None:
-            detections = detections.select(inside_region(detections.boxes_N4, region, frame.image.shape))
-        covered_N = covered(detections.boxes_N4)
-        update = self._trackers[frame.camid].update(detections, frame.captured_at)
-        self.tracks.write(frame, update.live)
-        self._end(frame.camid, update.ended)
-        pictures = []
-        for box in update.live:
-            sighting = self._see(frame, box)
-            if self.book.wants(sighting, frame.captured_at) and self._good(frame, box, covered_N[box.detection]):
-                sighting.last_embedded = frame.captured_at
-                crop = cut_out(frame.image, box.box_4, padding=self.site.quality.padding)
-                weight = box.score * (1.0 - float(covered_N[box.detection]))
-                pictures.append(_Picture(sighting=sighting, crop=crop, weight=max(weight, 1e-3)))
-        return pictures
+    def _arrived(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Leave out frames of cameras that are no longer part of the site, and note how old the others are."""
+        now = time.monotonic()
+        known = [frame for frame in frames if frame.camid in self._views]
+        for frame in known:
+            self._metrics.observe("decode", frame.camid, frame.decoded_at - frame.arrived_at)
+            self._metrics.observe("wait", frame.camid, now - frame.decoded_at)
+        return known
 
-    def _good(self, frame: Frame, box: TrackedBox, covered_share: float) -> bool:
-        quality = self.site.quality
-        tall = box.box_4[3] - box.box_4[1] >= quality.min_height
-        whole = not touches_border(box.box_4, frame.image.shape, margin=quality.border)
-        whole = whole and box.surprise <= quality.max_surprise
-        return bool(tall and whole and box.score >= quality.min_score and covered_share <= quality.max_covered)
+    @contextmanager
+    def _stage(self, name: Stage, frames: Sequence[Frame]) -> Iterator[None]:
+        """Time a stage. It counts in full for every camera: each frame waits until the whole batch is done."""
+        self._beat(name)
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        self.spent[name] += seconds
+        for frame in frames:
+            self._metrics.observe(name, frame.camid, seconds)
 
-    def _embed(self, pictures: Sequence[_Picture]) -> NDArray[np.float32]:
-        spec = self.encoder.bundle.manifest.input
-        crops = resize_crops((picture.crop for picture in pictures), size=spec.size, method=spec.resize)
-        self.embeddings += len(pictures)
-        return self.encoder.embed(crops)
+    def _detect(self, frames: Sequence[Frame]) -> list[tuple[Frame, Detections]]:
+        """Find the people; a frame at which the detector fails is left out and costs no other one its answer."""
+        if not frames:
+            return []
+        try:
+            return list(zip(frames, self._detector.detect_many(frames), strict=True))
+        except Exception as error:  # of the detector's and the runtime's many kinds
+            if len(frames) > 1:
+                return [pair for frame in frames for pair in self._detect([frame])]
+            self._failed("frames_failed", "detector", frames[0].camid, error)
+            return []
 
-    def _see(self, frame: Frame, box: TrackedBox) -> Sighting:
+    def _track(self, found: Iterable[tuple[Frame, Detections]]) -> list[Glance]:
+        """Follow everybody from frame to frame."""
+        glances = []
+        for frame, detections in found:
+            glance = self._views[frame.camid].take(frame, detections)
+            self._tracks.write(frame, glance.boxes)
+            for box in glance.boxes:
+                self._see(glance, box)
+            glances.append(glance)
+        return glances
+
+    def _see(self, glance: Glance, box: TrackedBox) -> None:
+        """Bring the sighting of a track up to date; a new track begins one."""
         x1, y1, x2, y2 = (round(float(value), 1) for value in box.box_4)
-        key = (frame.camid, box.track_id)
+        key = (glance.frame.camid, box.track_id)
         sighting = self.book.live.get(key)
         if sighting is None:
             sighting = Sighting(
-                camid=frame.camid,
-                track_id=box.track_id,
-                started_at=box.first_seen,
-                last_seen=frame.captured_at,
-                box=(x1, y1, x2, y2),
+                camid=key[0], track_id=key[1], started_at=box.first_seen, last_seen=glance.at, box=(x1, y1, x2, y2)
             )
             self.book.live[key] = sighting
-            self.sightings += 1
-            self._write("sighting.started", sighting)
-        sighting.last_seen, sighting.box = frame.captured_at, (x1, y1, x2, y2)
-        return sighting
+            self.reporter.started(sighting)
+        sighting.last_seen, sighting.box = glance.at, (x1, y1, x2, y2)
 
-    def _end(self, camid: str, track_ids: Sequence[int]) -> None:
+    def _choose(self, glances: Iterable[Glance]) -> list[Picture]:
+        """Pick the pictures worth embedding: good ones of tracks for which one is due, the least known first."""
+        pictures = []
+        for glance in glances:
+            for box in glance.boxes:
+                sighting = self.book.live[glance.frame.camid, box.track_id]
+                if self.book.wants(sighting, glance.at):
+                    picture = self._picture(glance, box, sighting)
+                    if picture is not None:
+                        pictures.append(picture)
+        # In a crowd the others have their turn in the next moment: nobody's answer waits for a long batch.
+        pictures.sort(key=lambda picture: (picture.sighting.global_id is not None, picture.sighting.last_embedded))
+        del pictures[self.site.identity.embeddings_per_moment :]
+        return pictures
+
+    def _picture(self, glance: Glance, box: TrackedBox, sighting: Sighting) -> Picture | None:
+        """Cut a person out, unless the picture has a flaw."""
+        quality = self.site.quality
+        frame, covered_share = glance.frame, float(glance.covered_N[box.detection])
+        flaw = find_flaw(box, frame.image.shape, covered_share=covered_share, config=quality)
+        if flaw is None:
+            crop = cut_out(frame.image, box.box_4, padding=quality.padding)
+            sharp = comparable_sharpness(crop)
+            usual = sighting.usual_sharpness or sharp
+            sighting.usual_sharpness = USUAL_SHARPNESS_MEMORY * usual + (1 - USUAL_SHARPNESS_MEMORY) * sharp
+            if sharp >= quality.min_sharpness * usual:
+                return Picture(sighting=sighting, crop=crop, weight=max(box.score * (1.0 - covered_share), 1e-3))
+            flaw = "blurred"
+        self._metrics.count(f"pictures_{flaw}", frame.camid)
+        return None
+
+    def _embed(self, pictures: list[Picture]) -> tuple[list[Picture], NDArray[np.float32]]:
+        """Embed pictures in one batch; one at which the encoder fails is left out and costs no other one its turn."""
+        spec = self._encoder.bundle.manifest.input
+        crops = resize_crops((picture.crop for picture in pictures), size=spec.size, method=spec.resize)
+        try:
+            embeddings_ND = self._encoder.embed(crops)
+        except Exception as error:  # of the runtime's many kinds
+            if len(pictures) > 1:
+                parts = [self._embed([picture]) for picture in pictures]
+                return [p for part in parts for p in part[0]], np.concatenate([part[1] for part in parts])
+            self._failed("pictures_failed", "encoder", pictures[0].sighting.camid, error)
+            return [], np.empty((0, self._encoder.bundle.manifest.embedding_dim), dtype=np.float32)
+        for picture in pictures:
+            picture.sighting.last_embedded = picture.sighting.last_seen
+        self.embeddings += len(pictures)
+        return pictures, embeddings_ND
+
+    def _match(
+        self, glances: Iterable[Glance], pictures: Iterable[Picture], embeddings_ND: NDArray[np.float32]
+    ) -> None:
+        """Close tracks that are over, and decide about those of which there is news."""
+        for glance in glances:
+            self._end(glance.frame.camid, glance.ended)
+        for picture, embedding_D in zip(pictures, embeddings_ND, strict=True):
+            sighting = picture.sighting
+            if np.isfinite(embedding_D).all():  # one number that is none would spoil the mean for good
+                sighting.add_evidence(embedding_D, picture.weight)
+                self.reporter.changed(sighting, self.book.decide(sighting, sighting.last_seen))
+        self.reporter.repeat(self.book.live.values())
+
+    def _end(self, camid: str, track_ids: Iterable[int]) -> None:
         for track_id in track_ids:
             sighting = self.book.live[camid, track_id]
-            self._report(sighting, self.book.end(sighting, self._clock))
-            self.undecided += sighting.global_id is None
-            if sighting.global_id is not None:
-                self._known.add(sighting.global_id)
-            if self.tracks.folder is not None:  # only then does memory grow with every track
+            self.reporter.changed(sighting, self.book.end(sighting, sighting.last_seen))
+            self.reporter.ended(sighting)
+            if self._tracks.folder is not None:  # only then does memory grow with every track
                 self._logged[camid, track_id] = sighting.global_id
-            self.tracks.forget(camid, track_id)
-            self._write("sighting.ended", sighting)
+            self._tracks.forget(camid, track_id)
 
-    def _report(self, sighting: Sighting, changes: Sequence[Change]) -> None:
-        """Write what a decision changed."""
-        for change in changes:
-            if change.kind == "created":
-                self._write("identity.created", sighting, global_id=change.global_id)
-            elif change.kind == "merged":
-                assert change.merged_from is not None
-                if change.merged_from in self._known:
-                    self._known.remove(change.merged_from)
-                    self._known.add(change.global_id)
-                self._write(
-                    "identity.merged",
-                    sighting,
-                    global_id=change.global_id,
-                    merged_from=change.merged_from,
-                    similarity=change.similarity,
-                )
-        if changes:
-            sighting.last_told = -1.0  # say at once who it is
-
-    def _tell(self, sighting: Sighting) -> None:
-        """Repeat where a person is, every so often and whenever the answer changed."""
-        due = sighting.last_seen - sighting.last_told >= self.site.identity.updates_every
-        if due:
-            self._write("sighting.updated", sighting)
-
-    def _write(self, kind: EventKind, sighting: Sighting, **other: object) -> None:
-        known = {"global_id": sighting.global_id, "similarity": sighting.similarity} | other
-        self.events.write(
-            Event.model_validate(
-                {
-                    "event": kind,
-                    "captured_at": iso_time(sighting.last_seen),
-                    "camid": sighting.camid,
-                    "track_id": sighting.track_id,
-                    "box": sighting.box,
-                    **known,
-                }
-            )
-        )
-        sighting.last_told = sighting.last_seen
-
-    def _final(self, global_id: int | None) -> int | None:
-        while global_id in self.book.merged:
-            global_id = self.book.merged[global_id]
-        return global_id
-
-
-def run_site(
-    site: Site, *, seconds: float | None = None, stop: threading.Event | None = None, progress: bool = True
-) -> RunSummary:
-    """Run a site until its cameras end, `seconds` have passed or `stop` is set; then end all tracks.
-
-    Args:
-        site: What to run.
-        seconds: Wall time to run at most; live streams never end by themselves.
-        stop: Set it from a signal handler or another thread.
-        progress: Whether to say how far it is.
-
-    Raises:
-        InputError: Bundle, footage, detector or gallery are missing, damaged or do not fit each other.
-        ReidgeError: No camera gave a single frame, and nobody asked to stop.
-    """
-    stop = stop or threading.Event()
-    bundle = Bundle.load(site.bundle)
-    with ExitStack() as stack:
-        cameras = Cameras(site.cameras)
-        detector = stack.enter_context(open_detector(site.detector))
-        encoder = stack.enter_context(
-            open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
-        )
-        gallery = stack.enter_context(open_gallery(site, bundle, encoder))
-        events = stack.enter_context(Outputs(site.outputs))
-        tracks = stack.enter_context(TrackLog(site.outputs.tracks, [camera.name for camera in site.cameras]))
-        pipeline = Pipeline(site, detector=detector, encoder=encoder, gallery=gallery, events=events, tracks=tracks)
-        bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
-        stack.enter_context(cameras)
-        began = time.monotonic()
-        for frames in cameras.moments(stop):
-            for state in cameras.states():
-                pipeline.camera_changed(state)
-            pipeline.handle(frames)
-            if bar is not None:
-                bar.advance(len(frames), note=f"{pipeline.identities} identities")
-            if seconds is not None and time.monotonic() - began >= seconds:
-                break
-        pipeline.finish()
-        for state in cameras.states():
-            pipeline.camera_changed(state)
-        if not pipeline.frames and not stop.is_set():
-            raise ReidgeError("no camera gave a single frame. See the camera.down events for the reasons.")
-        return _summary(pipeline, cameras, time.monotonic() - began)
-
-
-def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
-    """Open the site's gallery with the threshold of the site or of the bundle.
-
-    Raises:
-        InputError: Neither says from which similarity on two tracks are one person.
-    """
-    min_similarity = site.identity.min_similarity
-    if min_similarity is None:
-        report = bundle.manifest.threshold.get(encoder.precision)
-        min_similarity = None if report is None else report.min_similarity
-    if min_similarity is None:
-        raise InputError(
-            f"{bundle.path} has no calibrated match threshold. Set identity.min_similarity in the site file "
-            "(0.7 is a start) or export the bundle with crops of people seen together."
-        )
-    config = GalleryConfig(
-        min_similarity=min_similarity,
-        min_margin=site.identity.min_margin,
-        max_exemplars=site.identity.max_exemplars,
-    )
-    return Gallery(
-        site.storage.gallery,
-        encoder_hash=bundle.encoder_hash,
-        embedding_dim=bundle.manifest.embedding_dim,
-        config=config,
-    )
-
-
-def _total_frames(site: Site) -> int | None:
-    counts = [None if camera.live else count_frames(camera.source, camera.span) for camera in site.cameras]
-    return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _summary(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
-    return RunSummary(
-        cameras=len(cameras.cameras),
-        frames=pipeline.frames,
-        dropped=cameras.dropped,
-        seconds=seconds,
-        frames_per_second=pipeline.frames / max(seconds, 1e-9),
-        latency_ms_p50=pipeline.latency.quantile(0.5),
-        latency_ms_p95=pipeline.latency.quantile(0.95),
-        embeddings=pipeline.embeddings,
-        sightings=pipeline.sightings,
-        undecided=pipeline.undecided,
-        identities=pipeline.identities,
-        events=pipeline.events.written,
-        backend=pipeline.encoder.backend,
-        precision=pipeline.encoder.precision,
-    )
+    def _failed(self, counter: str, what: str, camid: str, error: Exception) -> None:
+        self._metrics.count(counter, camid)
+        text = " ".join(str(error).split()) or "no reason given"
+        log.warning("%s: the %s failed at a frame, which is skipped (%s: %s)", camid, what, type(error).__name__, text)

@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 REMEMBERED_SECONDS = 3600.0
 """How long ended sightings still forbid identities; later ones cannot overlap with anything live."""
 
+CLOCK_SET_BACK = 60.0
+"""Seconds by which tracks may end out of order before it is taken for a clock that was set back."""
+
 
 class EvidenceConfig(BaseModel, frozen=True, extra="forbid"):
     """How much must be seen of a track, and when it is decided."""
 
     embeddings_per_second: float = Field(4.0, gt=0)
     """Pictures of a track that are embedded at most, per second."""
+    embeddings_per_moment: int = Field(32, ge=1)
+    """Pictures of all tracks that are embedded at most at once; in a crowd the others wait for the next moment."""
     min_embeddings: int = Field(6, ge=1)
     """Pictures before a track is matched with the gallery."""
     min_embeddings_new: int = Field(16, ge=1)
@@ -61,6 +66,8 @@ class Sighting:
     """Whether this sighting made its identity."""
     embeddings: int = 0
     last_embedded: float = -np.inf
+    usual_sharpness: float | None = None
+    """Of its pictures so far, smoothed."""
     last_told: float = -np.inf
     """When an event last spoke of it."""
     _sum_D: NDArray[np.float32] | None = field(default=None, repr=False)
@@ -70,6 +77,10 @@ class Sighting:
         weighted_D = np.float32(weight) * embedding_D
         self._sum_D = weighted_D if self._sum_D is None else self._sum_D + weighted_D
         self.embeddings += 1
+
+    def drop_evidence(self) -> None:
+        """Free what is no longer needed once the track is decided for good."""
+        self._sum_D = None
 
     @property
     def mean_D(self) -> NDArray[np.float32]:  # noqa: N802
@@ -101,7 +112,8 @@ class SightingBook:
         self.live: dict[tuple[str, int], Sighting] = {}
         self.merged: dict[int, int] = {}
         """Identities that were given up, and what they became."""
-        self._overlapping = overlapping or {}
+        self.overlapping = overlapping or {}
+        """Cameras that see part of what a camera sees."""
         self._ended: deque[Sighting] = deque()
 
     def wants(self, sighting: Sighting, now: float) -> bool:
@@ -123,16 +135,30 @@ class SightingBook:
     def end(self, sighting: Sighting, now: float) -> list[Change]:
         """Close a track: decide with all its evidence, remember it, and join identities that turn out the same."""
         del self.live[sighting.camid, sighting.track_id]
-        self._ended.append(sighting)
-        while self._ended and self._ended[0].last_seen < now - REMEMBERED_SECONDS:
-            self._ended.popleft()
+        self._remember(sighting, now)
         if sighting.embeddings < self.config.min_embeddings_end:
             return []
         changes = self._settle(sighting, now)
         assert sighting.global_id is not None
         if not sighting.created:
             self.gallery.enrol(sighting.mean_D, captured_at=now, global_id=sighting.global_id)
+        sighting.drop_evidence()
         return changes + self._join(sighting.global_id)
+
+    def final(self, global_id: int | None) -> int | None:
+        """What an identity has become by merging."""
+        while global_id in self.merged:
+            global_id = self.merged[global_id]
+        return global_id
+
+    def _remember(self, sighting: Sighting, now: float) -> None:
+        """Keep an ended track for the constraints it makes, as long as it can make any."""
+        if self._ended and self._ended[-1].last_seen > now + CLOCK_SET_BACK:
+            # By the old clock these are in the future, where they would forbid identities that are long gone.
+            self._ended = deque(other for other in self._ended if other.last_seen <= now)
+        self._ended.append(sighting)
+        while self._ended[0].last_seen < now - REMEMBERED_SECONDS:
+            self._ended.popleft()
 
     def forbidden(self, sighting: Sighting) -> set[int]:
         """Identities that a track cannot be, because they are or were elsewhere at the same time."""
@@ -204,4 +230,4 @@ class SightingBook:
 
     def _may_see_the_same(self, one: str, other: str) -> bool:
         """Tell whether two cameras overlap; it suffices that one of them says so."""
-        return other in self._overlapping.get(one, ()) or one in self._overlapping.get(other, ())
+        return other in self.overlapping.get(one, ()) or one in self.overlapping.get(other, ())

@@ -16,8 +16,11 @@ from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.metrics import Metrics
+from reidge.edge.orders import Orders
 from reidge.edge.outputs import OutputConfig, Outputs
-from reidge.edge.pipeline import Pipeline, RunSummary, open_gallery, run_site
+from reidge.edge.pipeline import Pipeline
+from reidge.edge.service import RunSummary, open_gallery, run_site
 from reidge.edge.site import load_site
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
@@ -116,9 +119,9 @@ def test_the_bundle_s_threshold_is_taken_where_the_site_gives_none(
 
 def test_a_stop_before_the_first_frame_is_no_failure(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
     site = load_site(write_site(tmp_path, tiny_bundle, walks))
-    stop = threading.Event()
-    stop.set()
-    assert run_site(site, stop=stop, progress=False).frames == 0
+    orders = Orders()
+    orders.stop.set()
+    assert run_site(site, orders=orders, progress=False).frames == 0
 
 
 def test_a_site_whose_cameras_give_nothing_fails_and_says_where_the_reasons_are(
@@ -220,15 +223,23 @@ def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identit
         open_detector(site.detector) as detector,
         open_encoder(bundle, "onnxruntime", threads=1) as encoder,
         open_gallery(site, bundle, encoder) as gallery,
-        Outputs(OutputConfig(events=None)) as events,
+        Outputs(OutputConfig(events=None)) as outputs,
         TrackLog(None, walks) as tracks,
         Cameras(site.cameras) as cameras,
     ):
-        pipeline = Pipeline(site, detector=detector, encoder=encoder, gallery=gallery, events=events, tracks=tracks)
+        pipeline = Pipeline(
+            site,
+            detector=detector,
+            encoder=encoder,
+            gallery=gallery,
+            sink=outputs,
+            tracks=tracks,
+            metrics=Metrics(),
+        )
         for frames in cameras.moments(threading.Event()):
             pipeline.handle(frames)
         pipeline.finish()
-    assert (pipeline.sightings, pipeline.identities) == (3, 2)
+    assert (pipeline.reporter.sightings, pipeline.identities) == (3, 2)
     assert pipeline._logged == {}
 
 

@@ -76,7 +76,7 @@ def test_a_recording_may_begin_at_an_iso_time(tmp_path: Path) -> None:
     [
         ("trackin.max_age=1", r"site\.yaml: unknown key 'trackin'\. Did you mean 'tracking'\?"),
         ("tracking.max_ages=1", r"unknown key 'tracking\.max_ages'\. Did you mean 'max_age'\?"),
-        ("cameras.0.adress=x", r"unknown key 'cameras\.0\.adress'\. Known here: .*source"),
+        ("cameras.0.zzz=x", r"unknown key 'cameras\.0\.zzz'\. Known here: .*source"),
         ("detector.kind=magic", "detector"),
         ("detector={kind: motion, min_heigth: 1}", r"min_heigth'\. Did you mean 'min_height'\?"),
         ("tracking.max_age=-1", r"tracking\.max_age: .*greater than 0 \(got -1\)"),

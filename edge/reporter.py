@@ -1,0 +1,118 @@
+"""What the world is told about sightings, identities and cameras, in the order in which it happened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from reidge.edge.events import Event, iso_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reidge.edge.events import EventKind
+    from reidge.edge.mailbox import CameraState
+    from reidge.edge.sightings import Change, Sighting
+
+
+class Sink(Protocol):
+    """Takes events; never blocks, never raises."""
+
+    written: int
+
+    def write(self, event: Event) -> None:
+        """Take one event."""
+
+
+class Reporter:
+    """Turns decisions into events. They wait here until `emit`, so that deciding is not interrupted by telling."""
+
+    def __init__(self, sink: Sink, *, updates_every: float) -> None:
+        self.updates_every = updates_every
+        self.sightings = 0
+        """Started so far."""
+        self.undecided = 0
+        """Ended without an identity."""
+        self._sink = sink
+        self._waiting: list[Event] = []
+        self._known: set[int] = set()
+
+    @property
+    def written(self) -> int:
+        """Events so far."""
+        return self._sink.written
+
+    def identities(self, live: Iterable[Sighting]) -> int:
+        """Different identities seen so far, those of live tracks included."""
+        return len(self._known | {sighting.global_id for sighting in live if sighting.global_id is not None})
+
+    def started(self, sighting: Sighting) -> None:
+        """A track was confirmed."""
+        self.sightings += 1
+        self._say("sighting.started", sighting)
+
+    def ended(self, sighting: Sighting) -> None:
+        """A track is over; who it was will not change any more."""
+        if sighting.global_id is None:
+            self.undecided += 1
+        else:
+            self._known.add(sighting.global_id)
+        self._say("sighting.ended", sighting)
+
+    def changed(self, sighting: Sighting, changes: Iterable[Change]) -> None:
+        """A decision was made about a track."""
+        for change in changes:
+            if change.kind == "created":
+                self._say("identity.created", sighting, global_id=change.global_id)
+            elif change.kind == "merged":
+                assert change.merged_from is not None
+                if change.merged_from in self._known:
+                    self._known.remove(change.merged_from)
+                    self._known.add(change.global_id)
+                self._say(
+                    "identity.merged",
+                    sighting,
+                    global_id=change.global_id,
+                    merged_from=change.merged_from,
+                    similarity=change.similarity,
+                )
+            sighting.last_told = -1.0  # say at once who it is
+
+    def repeat(self, sightings: Iterable[Sighting]) -> None:
+        """Say again where people are, every so often and whenever the answer changed."""
+        for sighting in sightings:
+            if sighting.last_seen - sighting.last_told >= self.updates_every:
+                self._say("sighting.updated", sighting)
+
+    def camera(self, state: CameraState) -> None:
+        """A camera came up or went down."""
+        self._waiting.append(
+            Event(
+                event="camera.up" if state.up else "camera.down",
+                captured_at=iso_time(state.at),
+                camid=state.camid,
+                reason=state.reason or None,
+            )
+        )
+
+    def emit(self) -> set[str]:
+        """Hand over what waits; returns the cameras it was about."""
+        events, self._waiting = self._waiting, []
+        for event in events:
+            self._sink.write(event)
+        return {event.camid for event in events if event.camid is not None}
+
+    def _say(self, kind: EventKind, sighting: Sighting, **other: object) -> None:
+        known = {"global_id": sighting.global_id, "similarity": sighting.similarity} | other
+        self._waiting.append(
+            Event.model_validate(
+                {
+                    "event": kind,
+                    "captured_at": iso_time(sighting.last_seen),
+                    "camid": sighting.camid,
+                    "track_id": sighting.track_id,
+                    "box": sighting.box,
+                    **known,
+                }
+            )
+        )
+        sighting.last_told = sighting.last_seen

@@ -1,0 +1,333 @@
+"""A site that runs for weeks: everything is opened, the loop goes round, and what happens meanwhile is looked after."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reidge.edge.backends import open_encoder
+from reidge.edge.bundle import Bundle
+from reidge.edge.detectors import open_detector
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.footage import count_frames
+from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.governor import Governor, LoadMeter
+from reidge.edge.metrics import Metrics
+from reidge.edge.notify import ServiceManager
+from reidge.edge.orders import Orders
+from reidge.edge.outputs import Outputs
+from reidge.edge.pipeline import Pipeline
+from reidge.edge.progress import Progress
+from reidge.edge.stream import Cameras
+from reidge.edge.tracklog import TrackLog
+from reidge.edge.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reidge.edge.backends import EdgeEncoder
+    from reidge.edge.governor import Ruling
+    from reidge.edge.site import Site
+    from reidge.edge.stream import CameraChanges
+
+log = logging.getLogger(__name__)
+
+LIVE_SETTINGS = ("cameras", "quality", "load")
+"""Sections of the site file that are taken over while running."""
+STATUS_SECONDS = 10.0
+"""Between two status lines for the service manager."""
+FLUSH_SECONDS = 0.8
+"""For events to get out when the process ends in place of a loop that hangs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Figures of a run."""
+
+    cameras: int
+    frames: int
+    """Handled, over all cameras."""
+    dropped: int
+    """Offered to the loop but not handled, because a newer one had come."""
+    frames_by_camera: dict[str, int]
+    """Handled."""
+    seconds: float
+    """Wall time of the loop."""
+    frames_per_second: float
+    latency_ms_p50: float | None
+    """From the arrival of a frame to its last event, over frames that caused events."""
+    latency_ms_p95: float | None
+    stage_seconds: dict[str, float]
+    """Wall time of the loop by stage."""
+    overhead: float | None
+    """Share of the loop's working time outside detecting and embedding."""
+    embeddings: int
+    sightings: int
+    undecided: int
+    """Sightings that ended without enough good pictures for an identity."""
+    identities: int
+    """Different identities seen in this run."""
+    events: int
+    backend: str
+    precision: str
+
+
+class Service:
+    """The parts of a running site that act together between two moments of the loop."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        cameras: Cameras,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        reread: Callable[[], Site] | None,
+    ) -> None:
+        self.site = site
+        self._cameras, self._pipeline, self._metrics, self._reread = cameras, pipeline, metrics, reread
+        self._manager = ServiceManager()
+        self._governor, self._meter = Governor(site.load), LoadMeter(site.load.window)
+        self._status_at = 0.0
+
+    def begin(self) -> None:
+        """Everything is open."""
+        self._manager.ready()
+
+    def look_around(self, orders: Orders) -> None:
+        """Do what is due between two moments."""
+        self._manager.alive()
+        for state in self._cameras.states():
+            self._pipeline.camera_changed(state)
+        if orders.reload.is_set():
+            orders.reload.clear()
+            self._reload()
+        if not self._cameras.in_step:
+            self._govern(time.monotonic())
+        self._tell_status(time.monotonic())
+
+    def end(self) -> None:
+        """End all tracks and tell what the cameras said last."""
+        self._manager.stopping()
+        for state in self._cameras.states():
+            self._pipeline.camera_changed(state)
+        self._pipeline.finish()
+
+    def _govern(self, now: float) -> None:
+        limits = {camera.name: camera.max_fps for camera in self.site.cameras}
+        load = self._meter.read(now, busy=self._pipeline.busy, counts=self._cameras.counts(), limits=limits)
+        ruling = None if load is None else self._governor.judge(load)
+        if ruling is not None:
+            self._obey(ruling)
+
+    def _obey(self, ruling: Ruling) -> None:
+        for camid, rate in ruling.rates.items():
+            self._cameras.set_rate(camid, rate)
+            self._metrics.gauge("camera_rate", float("inf") if rate is None else rate, camid)
+        if ruling.level is None:
+            log.warning("there is time for every frame again")
+        else:
+            slow = "; tracks suffer at less than 3" if ruling.level < 3 else ""
+            log.warning("too much to do: every camera gives %.1f frames a second at most%s", ruling.level, slow)
+
+    def _reload(self) -> None:
+        """Take over what can change while running; a site file that is wrong changes nothing."""
+        if self._reread is None:
+            return
+        self._manager.reloading()
+        try:
+            wanted = self._reread()
+            changes = self._cameras.apply(wanted.cameras)
+        except (ReidgeError, OSError) as error:
+            log.error("reload refused, the settings from before stay: %s", " ".join(str(error).split()))
+        else:
+            self._take_over(wanted, changes)
+        self._manager.ready()
+
+    def _take_over(self, wanted: Site, changes: CameraChanges) -> None:
+        fixed = [name for name in type(wanted).model_fields if name not in LIVE_SETTINGS]
+        waiting = [name for name in fixed if getattr(wanted, name) != getattr(self.site, name)]
+        self.site = wanted.model_copy(update={name: getattr(self.site, name) for name in fixed})
+        self._pipeline.reconfigure(self.site)
+        for camid in changes.removed:
+            self._metrics.forget(camid)
+        self._governor = Governor(self.site.load)  # other cameras, another load
+        self._meter = LoadMeter(self.site.load.window)
+        for camera in self.site.cameras:
+            self._cameras.set_rate(camera.name, None)
+        self._metrics.count("reloads")
+        told = [f"{what} {', '.join(names)}" for what, names in _named(changes) if names] or ["no camera changed"]
+        if waiting:
+            told.append(f"what stands under {', '.join(waiting)} needs a restart")
+        log.info("settings were read again: %s", "; ".join(told))
+
+    def _tell_status(self, now: float) -> None:
+        if now - self._status_at < STATUS_SECONDS:
+            return
+        self._status_at = now
+        ages = self._cameras.ages().values()
+        up = sum(age is not None and age < STATUS_SECONDS for age in ages)
+        self._manager.status(f"{up} of {len(ages)} cameras give frames, {self._pipeline.identities} identities")
+        self._metrics.gauge("identities", self._pipeline.identities)
+
+
+def run_site(
+    site: Site,
+    *,
+    seconds: float | None = None,
+    orders: Orders | None = None,
+    reread: Callable[[], Site] | None = None,
+    progress: bool = True,
+) -> RunSummary:
+    """Run a site until its cameras end, `seconds` have passed or it is told to stop; then end all tracks.
+
+    Args:
+        site: What to run.
+        seconds: Wall time to run at most; live streams never end by themselves.
+        orders: Given by signals or by another thread. With them comes the watchdog, which ends the process when the
+            loop hangs or does not stop in time.
+        reread: Reads the site file again, for `orders.reload`.
+        progress: Whether to say how far it is.
+
+    Raises:
+        InputError: Bundle, footage, detector or gallery are missing, damaged or do not fit each other.
+        ReidgeError: No camera gave a single frame, and nobody asked to stop.
+    """
+    with ExitStack() as stack:
+        watchdog = Watchdog(site.watchdog, (orders or Orders()).stop)
+        if orders is not None:
+            stack.enter_context(watchdog)
+        orders = orders or Orders()
+        metrics = Metrics()
+        bundle = Bundle.load(site.bundle)
+        cameras = Cameras(site.cameras)
+        detector = stack.enter_context(open_detector(site.detector))
+        encoder = stack.enter_context(
+            open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
+        )
+        gallery = stack.enter_context(open_gallery(site, bundle, encoder))
+        outputs = stack.enter_context(Outputs(site.outputs, metrics=metrics))
+        tracks = stack.enter_context(TrackLog(site.outputs.tracks, [camera.name for camera in site.cameras]))
+        pipeline = Pipeline(
+            site,
+            detector=detector,
+            encoder=encoder,
+            gallery=gallery,
+            sink=outputs,
+            tracks=tracks,
+            metrics=metrics,
+            beat=watchdog.beat,
+        )
+        service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
+        publish(metrics, cameras, watchdog, encoder)
+        watchdog.last_words = lambda: last_words(pipeline, outputs)
+        bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
+        stack.enter_context(cameras)
+        service.begin()
+        began = time.monotonic()
+        for frames in cameras.moments(orders.stop):
+            service.look_around(orders)
+            pipeline.handle(frames)
+            if bar is not None:
+                bar.advance(len(frames), note=f"{pipeline.identities} identities")
+            if seconds is not None and time.monotonic() - began >= seconds:
+                break
+            watchdog.beat("wait")
+        watchdog.beat("end")
+        service.end()
+        if not pipeline.frames and not orders.stop.is_set():
+            raise ReidgeError("no camera gave a single frame. See the camera.down events for the reasons.")
+        return _summary(pipeline, cameras, encoder, outputs, time.monotonic() - began)
+
+
+def last_words(pipeline: Pipeline, outputs: Outputs) -> None:
+    """What is still done by another thread when the loop hangs and the process must end."""
+    pipeline.abandon()
+    outputs.flush(FLUSH_SECONDS)
+
+
+def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
+    """Open the site's gallery with the threshold of the site or of the bundle.
+
+    Raises:
+        InputError: Neither says from which similarity on two tracks are one person.
+    """
+    min_similarity = site.identity.min_similarity
+    if min_similarity is None:
+        report = bundle.manifest.threshold.get(encoder.precision)
+        min_similarity = None if report is None else report.min_similarity
+    if min_similarity is None:
+        raise InputError(
+            f"{bundle.path} has no calibrated match threshold. Set identity.min_similarity in the site file "
+            "(0.7 is a start) or export the bundle with crops of people seen together."
+        )
+    config = GalleryConfig(
+        min_similarity=min_similarity,
+        min_margin=site.identity.min_margin,
+        max_exemplars=site.identity.max_exemplars,
+    )
+    return Gallery(
+        site.storage.gallery,
+        encoder_hash=bundle.encoder_hash,
+        embedding_dim=bundle.manifest.embedding_dim,
+        config=config,
+    )
+
+
+def publish(metrics: Metrics, cameras: Cameras, watchdog: Watchdog, encoder: EdgeEncoder) -> None:
+    """Let the numbers that others keep be read when the metrics are."""
+    metrics.describe(backend=encoder.backend, precision=encoder.precision)
+
+    def read(metrics: Metrics) -> None:
+        metrics.gauge("loop_age_seconds", watchdog.silent_seconds)
+        for camid, age in cameras.ages().items():
+            if age is not None:
+                metrics.gauge("frame_age_seconds", age, camid)
+        for camid, counts in cameras.counts().items():
+            metrics.total("frames_decoded", counts.decoded, camid)
+            metrics.total("frames_offered", counts.offered, camid)
+            metrics.total("frames_dropped", counts.dropped, camid)
+            metrics.total("frames_corrupt", counts.corrupt, camid)
+            metrics.total("camera_connections", counts.connections, camid)
+            metrics.total("camera_failures", counts.failures, camid)
+            metrics.total("camera_abandoned", counts.abandoned, camid)
+
+    metrics.on_read(read)
+
+
+def _named(changes: CameraChanges) -> list[tuple[str, tuple[str, ...]]]:
+    return [("added", changes.added), ("removed", changes.removed), ("changed", changes.changed)]
+
+
+def _total_frames(site: Site) -> int | None:
+    counts = [None if camera.live else count_frames(camera.source, camera.span) for camera in site.cameras]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _summary(
+    pipeline: Pipeline, cameras: Cameras, encoder: EdgeEncoder, outputs: Outputs, seconds: float
+) -> RunSummary:
+    frames, busy = sum(pipeline.frames.values()), pipeline.busy
+    inference = pipeline.spent["detect"] + pipeline.spent["embed"]
+    return RunSummary(
+        cameras=len(cameras.cameras),
+        frames=frames,
+        dropped=cameras.dropped,
+        frames_by_camera=dict(pipeline.frames),
+        seconds=seconds,
+        frames_per_second=frames / max(seconds, 1e-9),
+        latency_ms_p50=pipeline.latency.quantile(0.5),
+        latency_ms_p95=pipeline.latency.quantile(0.95),
+        stage_seconds=dict(pipeline.spent),
+        overhead=1 - inference / busy if busy else None,
+        embeddings=pipeline.embeddings,
+        sightings=pipeline.reporter.sightings,
+        undecided=pipeline.reporter.undecided,
+        identities=pipeline.identities,
+        events=outputs.written,
+        backend=encoder.backend,
+        precision=encoder.precision,
+    )
