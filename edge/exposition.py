@@ -33,6 +33,13 @@ COUNTERS = {
     "output_failures": "Attempts of an output that failed.",
     "output_lost": "Events that an output gave up.",
     "output_repeated": "Events sent again, with the same event_id, because their acknowledgement never came.",
+    "pictures_blurred": "Pictures of people not embedded: less sharp than is usual for the track.",
+    "pictures_covered": "Pictures of people not embedded: somebody stands before them.",
+    "pictures_cut": "Pictures of people not embedded: at the edge of the frame.",
+    "pictures_failed": "Pictures at which the encoder failed.",
+    "pictures_small": "Pictures of people not embedded: too small.",
+    "pictures_surprising": "Pictures of people not embedded: of a height that was not expected.",
+    "pictures_unsure": "Pictures of people not embedded: the detector is not sure.",
     "reloads": "Site files taken in while running.",
     "rotation_failures": "Files of events that were full and could not be put aside.",
     "sightings": "Tracks that were confirmed.",
@@ -51,7 +58,10 @@ GAUGES = {
     "threads": "Threads of the process.",
 }
 """What the gauges mean; published as `reidge_<name>`."""
-STAGES_HELP = "Seconds that a stage took for a frame; emit is from capture to the frame's last event."
+STAGES_HELP = (
+    "Seconds that a stage took for a frame, with its wait for the others of a batch; "
+    "event is from a frame's arrival to the last event that it caused."
+)
 
 
 def exposition(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:

@@ -16,7 +16,7 @@ from reidge.edge.redact import redact_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Stage = Literal["decode", "wait", "detect", "track", "embed", "match", "emit"]
+Stage = Literal["decode", "wait", "detect", "track", "embed", "match", "emit", "event"]
 LabelName = Literal["camid", "output"]
 MAX_LABELS = 256
 """Different label values of a run; whatever comes beyond them is one more, named `other`."""

@@ -111,8 +111,10 @@ class Pipeline:
         now = time.monotonic()
         for frame in frames:
             self.frames[frame.camid] += 1
+            self._metrics.count("frames_handled", frame.camid)
             if frame.camid in told:
                 self.latency.add(now - frame.arrived_at)
+                self._metrics.observe("event", frame.camid, now - frame.arrived_at)
 
     def camera_changed(self, state: CameraState) -> None:
         """Take in that a camera came up or went down; its tracks end with it."""
@@ -209,6 +211,7 @@ class Pipeline:
                 camid=key[0], track_id=key[1], started_at=box.first_seen, last_seen=glance.at, box=(x1, y1, x2, y2)
             )
             self.book.live[key] = sighting
+            self._metrics.count("sightings", sighting.camid)
             self.reporter.started(sighting)
         sighting.last_seen, sighting.box = glance.at, (x1, y1, x2, y2)
 
@@ -257,6 +260,7 @@ class Pipeline:
             return [], np.empty((0, self._encoder.bundle.manifest.embedding_dim), dtype=np.float32)
         for picture in pictures:
             picture.sighting.last_embedded = picture.sighting.last_seen
+            self._metrics.count("embeddings", picture.sighting.camid)
         self.embeddings += len(pictures)
         return pictures, embeddings_ND
 

@@ -24,6 +24,7 @@ from reidge.edge.progress import Progress
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
 from reidge.edge.watchdog import Watchdog
+from reidge.edge.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 LIVE_SETTINGS = ("cameras", "quality", "load")
 """Sections of the site file that are taken over while running."""
+SICK_SECONDS = 5.0
+"""In one stage, before the loop is called unhealthy; it comes round twice a second even when nothing is to be done."""
 STATUS_SECONDS = 10.0
 """Between two status lines for the service manager."""
 FLUSH_SECONDS = 0.8
@@ -91,6 +94,7 @@ class Service:
         self._cameras, self._pipeline, self._metrics, self._reread = cameras, pipeline, metrics, reread
         self._manager = ServiceManager()
         self._governor, self._meter = Governor(site.load), LoadMeter(site.load.window)
+        self._heard: set[str] = set()
         self._status_at = 0.0
 
     def begin(self) -> None:
@@ -100,8 +104,7 @@ class Service:
     def look_around(self, orders: Orders) -> None:
         """Do what is due between two moments."""
         self._manager.alive()
-        for state in self._cameras.states():
-            self._pipeline.camera_changed(state)
+        self._hear()
         if orders.reload.is_set():
             orders.reload.clear()
             self._reload()
@@ -112,9 +115,19 @@ class Service:
     def end(self) -> None:
         """End all tracks and tell what the cameras said last."""
         self._manager.stopping()
-        for state in self._cameras.states():
-            self._pipeline.camera_changed(state)
+        self._hear()
         self._pipeline.finish()
+
+    def missing(self) -> list[str]:
+        """What is not there yet: cameras of which it is not known whether they work."""
+        names = [camera.name for camera in self.site.cameras]
+        return [f"camera {name} was not reached yet" for name in names if name not in self._heard]
+
+    def _hear(self) -> None:
+        """Take in which cameras came up or went down."""
+        for state in self._cameras.states():
+            self._heard.add(state.camid)
+            self._pipeline.camera_changed(state)
 
     def _govern(self, now: float) -> None:
         limits = {camera.name: camera.max_fps for camera in self.site.cameras}
@@ -174,6 +187,24 @@ class Service:
         self._metrics.gauge("identities", self._pipeline.identities)
 
 
+class Condition:
+    """How a run is, for whoever asks from outside, from its very beginning."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self.service: Service | None = None
+        """None until everything is open."""
+        self._watchdog = watchdog
+
+    def health(self) -> list[str]:
+        """What is wrong with the process."""
+        silent = self._watchdog.silent_seconds
+        return [f"the loop is in stage {self._watchdog.stage} for {silent:.0f} s"] if silent > SICK_SECONDS else []
+
+    def ready(self) -> list[str]:
+        """What is not there yet."""
+        return ["the site is being opened"] if self.service is None else self.service.missing()
+
+
 def run_site(
     site: Site,
     *,
@@ -201,7 +232,9 @@ def run_site(
         if orders is not None:
             stack.enter_context(watchdog)
         orders = orders or Orders()
-        metrics = Metrics()
+        metrics, condition = Metrics(), Condition(watchdog)
+        if site.web is not None:
+            stack.enter_context(Web(site.web, metrics, health=condition.health, ready=condition.ready))
         bundle = Bundle.load(site.bundle)
         cameras = Cameras(site.cameras)
         detector = stack.enter_context(open_detector(site.detector))
@@ -221,7 +254,7 @@ def run_site(
             metrics=metrics,
             beat=watchdog.beat,
         )
-        service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
+        condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
         publish(metrics, cameras, watchdog, encoder)
         watchdog.last_words = lambda: last_words(pipeline, outputs)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
