@@ -1,0 +1,160 @@
+"""What the live benchmarks share: real people as RTSP streams, a bundle, and a running site looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import psutil
+
+from reidge.edge.errors import InputError
+from reidge.edge.footage import Span, read_footage
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tests.servers.streams import write_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from tests.servers.running import Running
+
+SHARED = Path(__file__).parents[2] / "shared"
+HALL = SHARED / "media" / "one-by-one-person-detection.mp4"
+YOLOX = SHARED / "weights" / "yolox_nano.onnx"
+OSNET = SHARED / "weights" / "osnet_x0_25_msmt17.pth"
+WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 10, 30
+SCENES = 4
+
+
+def need_shared() -> None:
+    """Refuse to start without footage and weights.
+
+    Raises:
+        InputError: They are absent.
+    """
+    for path in (HALL, YOLOX, OSNET):
+        if not path.exists():
+            raise InputError(f"{path} is missing. Put footage and weights into {SHARED}.")
+
+
+def make_streams(folder: Path) -> list[Path]:
+    """Encode four scenes of 30 s, 1280x720 at 10 fps, once: two halves of a hall at different times, side by side."""
+    paths = [folder / f"scene{number}.json" for number in range(SCENES)]
+    for number, path in enumerate(paths):
+        if not path.exists():
+            halves = zip(_hall(number * SECONDS), _hall(number * SECONDS + SECONDS // 2), strict=False)
+            write_stream(path, (np.hstack(pair) for pair in halves), fps=FPS)
+    return paths
+
+
+def _hall(since: float) -> Iterator[NDArray[np.uint8]]:
+    """The middle of the hall, half as wide as a stream."""
+    since = min(since, 139 - SECONDS)
+    for frame in read_footage(str(HALL), camid="hall", span=Span(since=since, until=since + SECONDS)):
+        image = cv2.resize(frame.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        yield np.asarray(image[:, WIDTH // 4 : 3 * WIDTH // 4], dtype=np.uint8)
+
+
+def make_bundle(folder: Path) -> Path:
+    """Export OSNet x0.25 with INT8, once."""
+    from reidge.calibration.harvest import HarvestConfig, harvest
+    from reidge.edge.detectors.yolox import YoloxConfig
+    from reidge.export.bundle import export_bundle
+    from reidge.train.checkpoint import load_encoder
+
+    if not (folder / "crops").exists():
+        config = HarvestConfig(detector=YoloxConfig(path=YOLOX), max_fps=5, until=60, border=0)
+        harvest({"hall": str(HALL)}, folder / "crops", config, progress=False)
+    if not (folder / "bundle").exists():
+        encoder = load_encoder(OSNET, architecture="osnet_x0_25")
+        export_bundle(encoder, folder / "crops", folder / "bundle", calibration_size=64, method="max", threads=2)
+    return folder / "bundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A process at one moment."""
+
+    at: float
+    """Seconds of `time.monotonic()`."""
+    cpu: float
+    """Seconds of processor time so far, all threads."""
+    memory_mb: float
+    """Resident."""
+    threads: int
+    handles: int
+    """Open files and sockets."""
+
+
+class Observer(threading.Thread):
+    """Looks at a process once a second and at its events as they come; use it in a `with`."""
+
+    def __init__(self, running: Running) -> None:
+        super().__init__(name="observer", daemon=True)
+        self.samples: list[Sample] = []
+        self.delays: list[tuple[float, str, float]] = []
+        """Of each event about a person: `time.monotonic()` when it was read, camera, seconds since the capture."""
+        self._running = running
+        self._process = psutil.Process(running.process.pid)
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Observer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look until the `with` or the process ends."""
+        place, due, path = 0, 0.0, self._running.events_path
+        try:
+            while not self._ended.wait(0.01):
+                if time.monotonic() >= due:
+                    self.samples.append(take_sample(self._process))
+                    due = max(due + 1.0, time.monotonic())
+                if path.exists() and path.stat().st_size > place:
+                    place = self._read(path, place)
+        except psutil.NoSuchProcess:
+            return
+
+    def _read(self, path: Path, place: int) -> int:
+        with path.open("rb") as file:
+            file.seek(place)
+            data = file.read()
+        now, at = time.time(), time.monotonic()
+        whole = data[: data.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            event = json.loads(line)
+            if event["event"] == "sighting.updated":  # the others speak of the past as well
+                captured_at = datetime.fromisoformat(event["captured_at"].replace("Z", "+00:00")).timestamp()
+                self.delays.append((at, event["camid"], now - captured_at))
+        return place + len(whole)
+
+
+def take_sample(process: psutil.Process) -> Sample:
+    """Look at a process now."""
+    with process.oneshot():
+        times, memory = process.cpu_times(), process.memory_info()
+        return Sample(
+            at=time.monotonic(),
+            cpu=times.user + times.system,
+            memory_mb=memory.rss / 2**20,
+            threads=process.num_threads(),
+            handles=process.num_fds(),
+        )
