@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from reidge.edge.backoff import Backoff
 from reidge.edge.clock import CLOCK_SET, CameraClock
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, is_live, read_footage
@@ -19,14 +19,12 @@ from reidge.edge.mailbox import CameraState, Mailbox
 from reidge.edge.redact import redact, redact_text
 from reidge.edge.region import Polygon, paint_over
 from reidge.edge.settings import parse_time
-from reidge.edge.sources import open_source
+from reidge.edge.sources import Refused, open_source
+from reidge.edge.sources.reach import ASK_EVERY, answers
 from reidge.edge.thinner import Thinner
 
 if TYPE_CHECKING:
     from reidge.edge.sources import Picture
-
-BACKOFF = (1.0, 60.0)
-"""Seconds before the first and at most before any later attempt to reach a live source."""
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -116,6 +114,8 @@ class Camera(threading.Thread, ABC):
         """Seconds of `time.monotonic()` of the newest decoded picture."""
         self.beat_at = time.monotonic()
         """When the thread last showed that it lives."""
+        self.up: bool | None = None
+        """Whether pictures come; None until that is known."""
         self.tally = CameraCounts()
         self._start_at = start_at
         self._wake = wake
@@ -126,6 +126,11 @@ class Camera(threading.Thread, ABC):
         """What it has done so far."""
         return replace(self.tally, dropped=self.mailbox.dropped)
 
+    def succeed(self, other: Camera) -> None:
+        """Go on from a thread that is given up, before this one starts."""
+        self.rate, self.decoded_at = other.rate, other.decoded_at
+        self.up = False
+
     def stop(self) -> None:
         """Ask the thread to end; it does within a frame or the source's timeout."""
         self._stop_asked.set()
@@ -135,6 +140,7 @@ class Camera(threading.Thread, ABC):
         try:
             self._decode()
         except Exception as error:  # a camera's failure of any kind must not reach the others
+            self.up = False
             self._say(up=False, reason=redact_text(" ".join(str(error).split())))
         finally:
             self.ended.set()
@@ -162,6 +168,7 @@ class Recording(Camera):
         for number, frame in enumerate(frames):
             if number == 0:
                 self._count(connections=1)
+                self.up = True
                 self._say(up=True, at=frame.captured_at)
             paint_over(frame.image, config.masks)
             at, self.beat_at = frame.captured_at, time.monotonic()
@@ -175,6 +182,7 @@ class Recording(Camera):
                 self._offer(frame)
             if self._stop_asked.is_set():
                 break
+        self.up = False
         self._say(up=False, reason="the recording ended", at=at)
 
     def _offer(self, frame: Frame) -> None:
@@ -193,28 +201,38 @@ class LiveStream(Camera):
     def __init__(self, config: CameraConfig, *, start_at: float, wake: threading.Event, size: int) -> None:
         super().__init__(config, start_at=start_at, wake=wake, size=size)
         self._index = 0
-        self._up: bool | None = None  # not yet known
-        self._pause = BACKOFF[0]
+        self._backoff = Backoff()
+        self._answered: bool | None = False
         self._epoch = time.time() - time.monotonic()
 
     def _decode(self) -> None:
         while not self._stop_asked.is_set():
+            self.beat_at = time.monotonic()
+            refused = False
             try:
                 self._watch()
                 reason = "the stream ended"
             except Exception as error:  # of many kinds, and none of them may be the camera's last word
-                # The library's text holds the whole address with the password.
-                known = str(error) if isinstance(error, InputError) else type(error).__name__
-                reason = redact_text(getattr(error, "strerror", None) or known)
+                reason, refused = _explain(error), isinstance(error, Refused)
             if self._stop_asked.is_set():
                 break
             self._count(failures=1)
-            if self._up is not False:
+            if self.up is not False:
                 self.mailbox.clear()
                 self._say(up=False, reason=f"{redact(self.config.source)}: {reason}")
-            self._up = False
-            self._stop_asked.wait(self._pause * random.uniform(0.8, 1.2))  # cameras that fell together rise apart
-            self._pause = min(2 * self._pause, BACKOFF[1])
+            self.up = False
+            self._wait(self._backoff.failed(time.monotonic(), refused=refused))
+
+    def _wait(self, pause: float) -> None:
+        """Wait before the next attempt, at most until the source begins to answer again."""
+        deadline = time.monotonic() + pause
+        while (left := deadline - time.monotonic()) > 0:
+            self.beat_at = time.monotonic()
+            if self._stop_asked.wait(min(ASK_EVERY, left)):
+                return
+            answered, self._answered = self._answered, answers(self.config.source)
+            if self._answered and not answered:
+                return
 
     def _watch(self) -> None:
         """Hand over the pictures of one connection until it is lost."""
@@ -229,14 +247,18 @@ class LiveStream(Camera):
                     corrupt = source.corrupt
                 if picture is None:
                     continue
-                if not self._up:
-                    self._count(connections=1)
-                    self._say(up=True)
-                self._up, self._pause = True, BACKOFF[0]
+                if not self.up:
+                    self._came_up()
                 self._follow_epoch()
                 if thinner.fps != self._fps():
                     thinner = Thinner(self._fps())
                 self._offer(picture, clock, thinner)
+
+    def _came_up(self) -> None:
+        self.up, self._answered = True, False
+        self._backoff.reset()
+        self._count(connections=1)
+        self._say(up=True)
 
     def _offer(self, picture: Picture, clock: CameraClock, thinner: Thinner) -> None:
         moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
@@ -276,3 +298,9 @@ class LiveStream(Camera):
         self._say(up=False, reason=f"the clock of this machine was set by {step:+.1f} s", at=time.time() - step)
         self._epoch = epoch
         self._say(up=True)
+
+
+def _explain(error: Exception) -> str:
+    """Say why a source was lost; the libraries' own text may hold its address with the password."""
+    known = str(error) if isinstance(error, InputError) else type(error).__name__
+    return redact_text(getattr(error, "strerror", None) or known)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 FORGET = 1e-3
 """Seconds per second by which the least delay seen is forgotten; quartz drifts by a tenth of that at most."""
 LONGEST_LAG = 10.0
-"""Seconds a picture may seem late at most; beyond that the camera's clock is taken to have been set."""
+"""Seconds a picture may seem late at most; beyond that it is the camera's clock that is wrong."""
 SUDDEN = 1.0
-"""Seconds of lag that come at once are a stall of the network; slower growth is a camera whose clock runs slow."""
+"""Seconds of lag that come at once are a stall or a clock that was set; slower growth is a clock that runs slow."""
 CLOCK_SET = 0.1
 """Seconds by which this machine's clock has to leave its course to count as set."""
 
@@ -59,6 +59,7 @@ class CameraClock:
             base = min(self._base + FORGET * (arrived_at - self._arrived_at), delay)
         lag = delay - base
         if lag > LONGEST_LAG:
+            self._trusted = lag - self._lag > SUDDEN
             base, lag = delay, 0.0
-        self._base, self._seconds, self._arrived_at = base, seconds, arrived_at
+        self._base, self._seconds, self._arrived_at, self._lag = base, seconds, arrived_at, lag
         return Moment(captured_at=seconds + base + epoch, clock="camera", lag=lag)

@@ -15,7 +15,7 @@ Clock = Literal["camera", "arrival", "file"]
 """What `captured_at` follows: the spacing of the camera's own clock, the arrival of packets, or the recording."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one truth to compare by
 class Frame:
     """What a stream hands to the pipeline."""
 

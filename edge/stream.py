@@ -31,6 +31,10 @@ PATIENCE = 1.0
 """Seconds that all threads together get to end."""
 LOOK_AROUND = 0.5
 """Seconds after which the loop gets an empty moment when there is nothing new."""
+HANGS = 10.0
+"""Seconds beyond its timeout after which a thread is given up: resolving a name takes its time and cannot be ended."""
+MOST_HUNG = 3
+"""Threads of one camera that may hang at once; each holds memory and a connection, so no more are started."""
 IN_PLACE = {"max_fps", "region", "masks", "overlaps"}
 """Settings that a camera takes over without a new connection."""
 
@@ -56,6 +60,9 @@ class Cameras:
         self._wake = threading.Event()
         self._states: list[CameraState] = []
         self._past: dict[str, CameraCounts] = {}
+        self._silent: dict[str, tuple[float, float]] = {}
+        self._hung: list[Camera] = []
+        self._looked_at = time.monotonic()
         self._running = False
         self._names = [config.name for config in configs]
         self._common_start = common_start(configs)
@@ -149,22 +156,48 @@ class Cameras:
             if masked:
                 camera.mailbox.clear()  # what waits there was painted by the old masks
             return
-        self._past[config.name] = self.counts()[config.name]
-        self._retire(camera, "its settings changed")
-        self._launch(config)
+        self._replace(camera, config, "its settings changed")
 
-    def _launch(self, config: CameraConfig) -> None:
+    def _launch(self, config: CameraConfig, *, after: Camera | None = None) -> None:
         camera = self._build(config)
+        if after is not None:
+            camera.succeed(after)
         self._cameras[config.name] = camera
         if self._running:
             camera.start()
 
     def _retire(self, camera: Camera, reason: str) -> None:
-        """Stop a camera and tell that it is down, if it ever was up; what it still sends is not heard."""
+        """Stop a camera and tell that it is down, where it was not; what it still sends is not heard."""
         camera.stop()
         camera.mailbox.clear()
         self._states += camera.mailbox.take()[0]
-        self._states.append(CameraState(camid=camera.config.name, up=False, at=time.time(), reason=reason))
+        if camera.up is not False:
+            self._states.append(CameraState(camid=camera.config.name, up=False, at=time.time(), reason=reason))
+
+    def _replace_hung(self, now: float) -> None:
+        """Give up threads that show no life although their timeouts have passed, and start others in their place.
+
+        Their silence is added up look by look: had this process itself been stopped for a minute, all would seem to
+        hang.
+        """
+        passed, self._looked_at = min(now - self._looked_at, 2 * LOOK_AROUND), now
+        for camera in self.cameras:
+            name = camera.config.name
+            beat_at, silence = self._silent.get(name, (0.0, 0.0))
+            silence = silence + passed if beat_at == camera.beat_at else 0.0
+            self._silent[name] = camera.beat_at, silence
+            if not camera.config.live or silence < camera.config.timeout + HANGS or not camera.is_alive():
+                continue
+            self._hung = [hung for hung in self._hung if hung.is_alive()]
+            if sum(hung.config.name == name for hung in self._hung) < MOST_HUNG:
+                self._hung.append(camera)
+                self._replace(camera, camera.config, "its reader hung and was replaced", CameraCounts(abandoned=1))
+
+    def _replace(self, camera: Camera, config: CameraConfig, reason: str, more: CameraCounts | None = None) -> None:
+        """Start another thread in the place of a camera's; it goes on counting."""
+        self._retire(camera, reason)
+        self._past[config.name] = self.counts()[config.name] + (more or CameraCounts())
+        self._launch(config, after=camera)
 
     def moments(self, stop: threading.Event) -> Iterator[list[Frame]]:
         """Frames to handle together, at most one of each camera, until all have ended or `stop` is set.
@@ -202,6 +235,7 @@ class Cameras:
 
     def _newest(self, stop: threading.Event) -> Iterator[list[Frame]]:
         while not stop.is_set():
+            self._replace_hung(time.monotonic())
             ended = all(camera.ended.is_set() for camera in self.cameras)
             self._wake.clear()
             taken = [self._take(camera) for camera in self.cameras]

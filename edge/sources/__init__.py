@@ -29,6 +29,10 @@ class Picture:
     """Gives `(H, W, 3)` BGR, upright, in memory of its own."""
 
 
+class Refused(OSError):
+    """The source does not take user and password."""
+
+
 class Source(Protocol):
     """An open source."""
 
@@ -48,8 +52,9 @@ def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
     """Connect to a live source.
 
     Raises:
-        OSError: It cannot be reached, refuses, or does not answer within its timeout. The libraries' own text may
-            hold the address with its password: redact it.
+        Refused: It does not take user and password.
+        OSError: It cannot be reached, or does not answer within its timeout. The libraries' own text may hold the
+            address with its password: take `strerror`.
         InputError: It carries no video, or this machine lacks what its reader needs.
     """
     from reidge.edge.sources.pyav import open_network

@@ -13,7 +13,8 @@ from av.video.frame import VideoFrame
 
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Converter
-from reidge.edge.sources import Picture
+from reidge.edge.sources import Picture, Refused
+from reidge.edge.sources.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from reidge.edge.camera import CameraConfig
 
-RTSP_SCHEMES = ("rtsp://", "rtsps://")
+RTSP = ("rtsp://", "rtsps://")
 RTSP_OPTIONS = {"analyzeduration": "200000", "probesize": "100000", "fflags": "nobuffer"}
 """A fifth of FFmpeg's defaults: a connection takes 0.4 s in place of 2 s."""
 NO_TIMESTAMPS = 0x80
@@ -36,11 +37,27 @@ REORDERED = 32
 @contextmanager
 def open_network(config: CameraConfig) -> Iterator[NetworkSource]:
     """Connect; see `open_source`."""
-    options = {}
-    if config.source.lower().startswith(RTSP_SCHEMES):
-        options = RTSP_OPTIONS | {"rtsp_transport": config.transport}
-    with av.open(config.source, options=options, timeout=(config.timeout, config.timeout)) as container:
-        yield NetworkSource(container)
+    address = Address.parse(config.source)
+    options = RTSP_OPTIONS | {"rtsp_transport": config.transport} if config.source.lower().startswith(RTSP) else {}
+    with _explained(config):
+        container = av.open(
+            config.source if address is None else address.quoted,
+            options=options,
+            timeout=(config.timeout, config.timeout),
+        )
+        with container:
+            yield NetworkSource(container)
+
+
+@contextmanager
+def _explained(config: CameraConfig) -> Iterator[None]:
+    """Give FFmpeg's errors names that say what happened, without the address that their text holds."""
+    try:
+        yield
+    except (av.HTTPUnauthorizedError, av.HTTPForbiddenError) as error:
+        raise Refused(error.errno, "it does not take this user and password") from None
+    except av.ExitError as error:
+        raise TimeoutError(error.errno, f"nothing came for {config.timeout:g} s") from None
 
 
 class NetworkSource:

@@ -1,0 +1,177 @@
+"""Cameras against a real RTSP server, and a network that breaks on demand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reidge.edge.camera import CameraConfig
+from reidge.edge.stream import Cameras
+from tests.servers.proxy import RtspProxy
+from tests.servers.rtsp import Mount, RtspServer, need_gstreamer
+from tests.servers.streams import write_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from reidge.edge.frame import Frame
+    from reidge.edge.mailbox import CameraState
+    from tests.servers.streams import Codec
+
+FPS = 25
+WIDTH, HEIGHT = 320, 192
+
+
+def numbered(count: int, *, width: int = WIDTH, height: int = HEIGHT) -> Iterator[NDArray[np.uint8]]:
+    """Grey pictures whose left half gets brighter from one to the next; the right half is white."""
+    for number in range(count):
+        image_HW3 = np.full((height, width, 3), 255, dtype=np.uint8)
+        image_HW3[:, : width // 2] = 20 + 7 * (number % 30)
+        yield image_HW3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtspServer]:
+    """Streams of 3 s at 25 fps: `h264`, `h265`, `mjpeg`; what is larger lies beside them as `large.json`."""
+    need_gstreamer()
+    folder = tmp_path_factory.mktemp("streams")
+    codecs: tuple[Codec, ...] = ("h264", "h265", "mjpeg")
+    mounts: dict[str, Mount] = {
+        codec: Mount(file=write_stream(folder / f"{codec}.json", numbered(75), fps=FPS, codec=codec))
+        for codec in codecs
+    }
+    write_stream(folder / "large.json", numbered(75, width=2 * WIDTH, height=2 * HEIGHT), fps=FPS)
+    with RtspServer(mounts) as running:
+        yield running
+
+
+class Loop:
+    """The loop of a site in a thread of its own, which only keeps what it gets."""
+
+    def __init__(self, cameras: Cameras) -> None:
+        self.cameras = cameras
+        self.frames: list[Frame] = []
+        self.states: list[CameraState] = []
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        for frames in self.cameras.moments(self.stop):
+            self.states += self.cameras.states()
+            self.frames += frames
+
+    def __enter__(self) -> Loop:
+        self.cameras.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join()
+        self.cameras.__exit__(None, None, None)
+
+    def wait(self, condition: Callable[[], bool], what: str, *, seconds: float = 20.0) -> float:
+        """Wait for something; tells how long it took."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < seconds, f"no {what} within {seconds} s; {self.states}"
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def more(self, count: int) -> list[Frame]:
+        """Wait for so many new frames."""
+        before = len(self.frames)
+        self.wait(lambda: len(self.frames) >= before + count, f"{count} more frames")
+        return self.frames[before : before + count]
+
+    @property
+    def ups(self) -> list[bool]:
+        return [state.up for state in self.states]
+
+
+def watch(*configs: CameraConfig) -> Loop:
+    return Loop(Cameras(configs))
+
+
+def camera(server: RtspServer, mount: str = "h264", *, port: int | None = None, **more: object) -> CameraConfig:
+    values = {"name": mount, "source": server.address(mount, port=port), "timeout": 1.0} | more
+    return CameraConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265", "mjpeg"])
+def test_a_stream_of_each_codec_comes_with_the_spacing_of_the_camera(server: RtspServer, codec: str) -> None:
+    with watch(camera(server, codec)) as loop:
+        loop.more(5)
+        frames = loop.more(15)
+    assert {frame.image.shape for frame in frames} == {(HEIGHT, WIDTH, 3)}
+    assert frames[0].image[:, -20:].mean() > 240
+    assert {frame.clock for frame in frames} == {"camera"}
+    steps = [
+        (later.captured_at - earlier.captured_at) / (later.index - earlier.index) for earlier, later in pairwise(frames)
+    ]
+    assert steps == pytest.approx([1 / FPS] * len(steps), abs=0.01)
+    assert abs(frames[-1].captured_at - time.time()) < 5
+    assert all(frame.arrived_at <= frame.decoded_at for frame in frames)
+    assert loop.ups == [True]
+
+
+def test_a_camera_that_was_cut_off_is_back_within_five_seconds_of_answering(server: RtspServer) -> None:
+    # Refused, then taken and never answered: both for longer than the first pauses between attempts.
+    with RtspProxy(server.port) as proxy, watch(camera(server, port=proxy.port)) as loop:
+        loop.more(3)
+        for fault in (proxy.refuse, proxy.silence):
+            fault()
+            loop.wait(lambda: not loop.ups[-1], "loss")
+            time.sleep(3)
+            proxy.heal()
+            assert loop.wait(lambda: loop.ups[-1], "return") < 5
+        loop.more(3)
+    assert loop.ups == [True, False, True, False, True]
+    counts = loop.cameras.counts()["h264"]
+    assert counts.connections == 3
+    assert counts.failures >= 2
+
+
+def test_a_stalled_camera_is_lost_after_its_timeout_and_ages_meanwhile(server: RtspServer) -> None:
+    with RtspProxy(server.port) as proxy, watch(camera(server, port=proxy.port)) as loop:
+        assert loop.cameras.ages() == {"h264": None}
+        loop.more(3)
+        proxy.stall()
+        loop.wait(lambda: (loop.cameras.ages()["h264"] or 0) > 0.8, "ageing")
+        loop.wait(lambda: not loop.ups[-1], "loss", seconds=4)
+        proxy.heal()
+        loop.wait(lambda: loop.ups[-1], "return", seconds=5)
+        loop.more(1)
+        assert (loop.cameras.ages()["h264"] or 9) < 1
+    assert "nothing came for 1 s" in loop.states[1].reason
+
+
+def test_a_stream_may_change_its_size(server: RtspServer) -> None:
+    large = server.mounts["h264"].file.with_name("large.json")
+    with watch(camera(server)) as loop:
+        loop.more(3)
+        server.play("h264", large)
+        loop.wait(lambda: loop.frames[-1].image.shape == (2 * HEIGHT, 2 * WIDTH, 3), "larger picture")
+        loop.more(3)
+        server.play("h264", server.mounts["h264"].file)
+        loop.wait(lambda: loop.frames[-1].image.shape == (HEIGHT, WIDTH, 3), "smaller picture")
+    assert loop.ups == [True]
+
+
+def test_damaged_packets_cost_their_pictures_and_nothing_else(server: RtspServer) -> None:
+    with RtspProxy(server.port) as proxy, watch(camera(server, port=proxy.port)) as loop:
+        loop.more(3)
+        proxy.corrupt_share = 0.5
+        time.sleep(2)
+        proxy.heal()
+        loop.more(2 * FPS)  # past the next key frame
+        frames = loop.more(5)
+    assert all(frame.image[:, -20:].mean() > 240 for frame in frames)
+    assert all(later.captured_at >= earlier.captured_at for earlier, later in pairwise(loop.frames))
