@@ -1,7 +1,7 @@
 """Who has been seen before: an open-set gallery over all cameras that survives restarts.
 
-Open-set: the nearest identity is an answer only when it is near enough; otherwise the answer is nobody. SQLite is
-the truth, the arrays here are a cache of it.
+Open-set: the nearest identity is an answer only when it is near enough; otherwise the answer is nobody. Everything is
+held in memory; a SQLite file follows it and is read at the next start.
 """
 
 # M = exemplars, D = embedding
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.errors import InputError
-from reidge.edge.store import Store
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.keeper import Keeper
+from reidge.edge.store import Changes, Exemplar, Store
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+IN_MEMORY = ":memory:"
+WRITE_SECONDS = 2.0
+"""For the file to become like the gallery, where somebody waits for it."""
+SETTLE_SECONDS = 0.05
+"""The same between two moments of the loop, as long as the disk keeps up."""
 
 
 class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
@@ -64,12 +71,26 @@ class Gallery:
     """
 
     def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int, config: GalleryConfig) -> None:
+        self.path = path
         self.config = config
         self.embedding_dim = embedding_dim
-        self._store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
         self._index = _Index(embedding_dim)
-        for exemplar in self._store.exemplars():
-            self._index.add(exemplar.exemplar_id, exemplar.global_id, exemplar.embedding_D)
+        self._identities: dict[int, float] = {}
+        self._last_identity = self._last_exemplar = 0
+        self._store: Store | None = None
+        self._keeper: Keeper | None = None
+        self._late = False
+        if path != IN_MEMORY:
+            self._store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
+            self._keeper = Keeper(self._store)
+            self._load(self._store)
+            self._keeper.start()
+
+    def _load(self, store: Store) -> None:
+        self._identities = store.identities()
+        self._last_identity, self._last_exemplar = store.last_numbers()
+        for exemplar in store.exemplars():
+            self._index.add(exemplar)
 
     def __enter__(self) -> Gallery:
         return self
@@ -80,15 +101,38 @@ class Gallery:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._store.identities())
+        return len(self._identities)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._store.close()
+        """Write what is not written yet and close the file; a second call does nothing."""
+        if self._keeper is not None and self._store is not None:
+            self._keeper.close(WRITE_SECONDS)
+            if not self._keeper.is_alive():  # one that hangs still holds the file
+                self._store.close()
+        self._keeper = self._store = None
 
     def identities(self) -> list[int]:
         """All global_ids, ascending."""
-        return self._store.identities()
+        return sorted(self._identities)
+
+    @property
+    def pending(self) -> int:
+        """Rows that are not on disk yet."""
+        return 0 if self._keeper is None else self._keeper.pending
+
+    @property
+    def failures(self) -> int:
+        """Writes that failed and are tried again."""
+        return 0 if self._keeper is None else self._keeper.failures
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until the file is like the gallery; False when that takes longer, or does not work at present."""
+        return self._keeper is None or self._keeper.flush(seconds)
+
+    def settle(self) -> None:
+        """Let the file catch up before anybody is told, as long as the disk is fast; else go on without it."""
+        if not (self._late and self.pending):
+            self._late = not self.flush(SETTLE_SECONDS)
 
     def match(self, embedding_D: NDArray[np.float32], *, forbidden: Collection[int] = ()) -> Match:
         """Find who an embedding shows.
@@ -132,14 +176,20 @@ class Gallery:
         """
         if embedding_D.shape != (self.embedding_dim,):
             raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {embedding_D.shape}.")
-        if global_id is not None:
-            self._require(global_id)
-        with self._store.transaction():
-            if global_id is None:
-                global_id = self._store.add_identity(captured_at)
-            exemplar_id = self._store.add_exemplar(global_id, embedding_D, captured_at)
-            self._index.add(exemplar_id, global_id, embedding_D)
-            self._thin_out(global_id)
+        changes = Changes()
+        if global_id is None:
+            self._last_identity += 1
+            global_id = self._last_identity
+            self._identities[global_id] = changes.identities[global_id] = captured_at
+        self._require(global_id)
+        self._last_exemplar += 1
+        exemplar = Exemplar(
+            exemplar_id=self._last_exemplar, global_id=global_id, captured_at=captured_at, embedding_D=embedding_D
+        )
+        self._index.add(exemplar)
+        changes.exemplars[exemplar.exemplar_id] = exemplar
+        self._thin_out(global_id, changes)
+        self._keep(changes)
         return global_id
 
     def merge(self, *, kept: int, absorbed: int) -> None:
@@ -152,40 +202,53 @@ class Gallery:
             raise InputError(f"identity {kept} cannot be merged with itself.")
         self._require(kept)
         self._require(absorbed)
-        with self._store.transaction():
-            self._store.move(source=absorbed, target=kept)
-            self._index.relabel(source=absorbed, target=kept)
-            self._thin_out(kept)
+        changes = Changes(identities={absorbed: None})
+        del self._identities[absorbed]
+        for row in self._index.rows_of(absorbed):
+            moved = self._index.move(row, kept)
+            changes.exemplars[moved.exemplar_id] = moved
+        self._thin_out(kept, changes)
+        self._keep(changes)
 
     def erase(self, global_id: int) -> None:
         """Forget an identity: its embeddings leave the file and the index; its number is never given again.
 
         Raises:
             InputError: There is no such identity.
+            ReidgeError: It is forgotten here, but the disk does not let it be erased from the file yet.
         """
         self._require(global_id)
-        with self._store.transaction():
-            self._store.erase(global_id)
+        del self._identities[global_id]
+        dropped = [self._index.drop_row(int(row)) for row in self._index.rows_of(global_id)[::-1]]
+        self._keep(Changes(identities={global_id: None}, exemplars=dict.fromkeys(dropped)))
+        if self._keeper is None or self._store is None:
+            return
+        if not self._keeper.flush(WRITE_SECONDS):
+            raise ReidgeError(
+                f"identity {global_id} is not erased from the file yet: {self._keeper.trouble or 'the disk is slow.'} "
+                "It will be as soon as the file can be written, unless the process ends before."
+            )
         self._store.flush_journal()
-        self._index.drop_identity(global_id)
+
+    def _keep(self, changes: Changes) -> None:
+        if self._keeper is not None:
+            self._keeper.put(changes)
 
     def _require(self, global_id: int) -> None:
-        if global_id not in self._store.identities():
-            raise InputError(f"there is no identity {global_id} in {self._store.path}.")
+        if global_id not in self._identities:
+            raise InputError(f"there is no identity {global_id} in {self.path}.")
 
-    def _thin_out(self, global_id: int) -> None:
+    def _thin_out(self, global_id: int, changes: Changes) -> None:
         """Drop exemplars until few enough are left, each time the one most like another; the older of a pair stays."""
         while True:
-            rows = np.flatnonzero(self._index.global_ids_M == global_id)
+            rows = self._index.rows_of(global_id)
             if len(rows) <= self.config.max_exemplars:
                 return
             rows = rows[np.argsort(self._index.exemplar_ids_M[rows])]
             own_MD = self._index.embeddings_MD[rows]
             likeness_MM = np.tril(own_MD @ own_MD.T, k=-1) + np.triu(np.full((len(rows), len(rows)), -2.0))
             newer = rows[int(np.argmax(likeness_MM.max(axis=1)))]
-            exemplar_id = int(self._index.exemplar_ids_M[newer])
-            self._store.drop_exemplar(exemplar_id)
-            self._index.drop_row(int(newer))
+            changes.exemplars[self._index.drop_row(int(newer))] = None
 
 
 class _Index:
@@ -196,6 +259,7 @@ class _Index:
         self._embeddings = np.empty((64, embedding_dim), dtype=np.float32)
         self._global_ids = np.empty(64, dtype=np.int64)
         self._exemplar_ids = np.empty(64, dtype=np.int64)
+        self._captured_at = np.empty(64, dtype=np.float64)
 
     @property
     def embeddings_MD(self) -> NDArray[np.float32]:  # noqa: N802
@@ -209,24 +273,35 @@ class _Index:
     def exemplar_ids_M(self) -> NDArray[np.int64]:  # noqa: N802
         return self._exemplar_ids[: self._count]
 
-    def add(self, exemplar_id: int, global_id: int, embedding_D: NDArray[np.float32]) -> None:
+    def rows_of(self, global_id: int) -> NDArray[np.intp]:
+        return np.flatnonzero(self.global_ids_M == global_id)
+
+    def add(self, exemplar: Exemplar) -> None:
         if self._count == len(self._global_ids):
             self._embeddings = np.concatenate([self._embeddings, np.empty_like(self._embeddings)])
             self._global_ids = np.concatenate([self._global_ids, np.empty_like(self._global_ids)])
             self._exemplar_ids = np.concatenate([self._exemplar_ids, np.empty_like(self._exemplar_ids)])
-        self._embeddings[self._count] = embedding_D
-        self._global_ids[self._count] = global_id
-        self._exemplar_ids[self._count] = exemplar_id
+            self._captured_at = np.concatenate([self._captured_at, np.empty_like(self._captured_at)])
+        self._embeddings[self._count] = exemplar.embedding_D
+        self._global_ids[self._count] = exemplar.global_id
+        self._exemplar_ids[self._count] = exemplar.exemplar_id
+        self._captured_at[self._count] = exemplar.captured_at
         self._count += 1
 
-    def drop_row(self, row: int) -> None:
+    def move(self, row: int, global_id: int) -> Exemplar:
+        """Give a row to another identity; returns the whole of it."""
+        self._global_ids[row] = global_id
+        return Exemplar(
+            exemplar_id=int(self._exemplar_ids[row]),
+            global_id=global_id,
+            captured_at=float(self._captured_at[row]),
+            embedding_D=self._embeddings[row].copy(),
+        )
+
+    def drop_row(self, row: int) -> int:
+        """Drop a row; returns its exemplar_id."""
+        exemplar_id = int(self._exemplar_ids[row])
         self._count -= 1
-        for array in (self._embeddings, self._global_ids, self._exemplar_ids):
+        for array in (self._embeddings, self._global_ids, self._exemplar_ids, self._captured_at):
             array[row] = array[self._count]
-
-    def drop_identity(self, global_id: int) -> None:
-        for row in np.flatnonzero(self.global_ids_M == global_id)[::-1]:
-            self.drop_row(int(row))
-
-    def relabel(self, *, source: int, target: int) -> None:
-        self.global_ids_M[self.global_ids_M == source] = target
+        return exemplar_id

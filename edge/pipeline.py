@@ -276,6 +276,7 @@ class Pipeline:
                 sighting.add_evidence(embedding_D, picture.weight)
                 self.reporter.changed(sighting, self.book.decide(sighting, sighting.last_seen))
         self.reporter.repeat(self.book.live.values())
+        self.book.gallery.settle()
 
     def _end(self, camid: str, track_ids: Iterable[int]) -> None:
         for track_id in track_ids:

@@ -255,7 +255,7 @@ def run_site(
             beat=watchdog.beat,
         )
         condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
-        publish(metrics, cameras, watchdog, encoder)
+        publish(metrics, cameras, gallery, watchdog, encoder)
         watchdog.last_words = lambda: last_words(pipeline, outputs)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
         stack.enter_context(cameras)
@@ -310,12 +310,14 @@ def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
     )
 
 
-def publish(metrics: Metrics, cameras: Cameras, watchdog: Watchdog, encoder: EdgeEncoder) -> None:
+def publish(metrics: Metrics, cameras: Cameras, gallery: Gallery, watchdog: Watchdog, encoder: EdgeEncoder) -> None:
     """Let the numbers that others keep be read when the metrics are."""
     metrics.describe(backend=encoder.backend, precision=encoder.precision)
 
     def read(metrics: Metrics) -> None:
         metrics.gauge("loop_age_seconds", watchdog.silent_seconds)
+        metrics.gauge("gallery_pending", gallery.pending)
+        metrics.total("gallery_failures", gallery.failures)
         for camid, age in cameras.ages().items():
             if age is not None:
                 metrics.gauge("frame_age_seconds", age, camid)

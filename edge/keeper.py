@@ -1,0 +1,118 @@
+"""Writes the gallery to disk, in a thread of its own: a slow, full or read-only disk never holds up the loop.
+
+The gallery in memory is complete at any time, and what waits here are the rows in which the file still differs from
+it. So nothing has to be replayed in order, several changes of one row are written as one, and what waits can never
+be more than the gallery itself. Each write makes the file whole: either it is as the gallery was at that moment, or
+as it was before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from reidge.edge.errors import ReidgeError
+from reidge.edge.store import Changes
+
+if TYPE_CHECKING:
+    from reidge.edge.store import Store
+
+RETRY_SECONDS = 1.0
+REMIND_SECONDS = 60.0
+"""How often trouble that goes on is said again."""
+
+log = logging.getLogger(__name__)
+
+
+class Keeper(threading.Thread):
+    """Writes what it is given as soon as it can, again and again until it is written."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="gallery", daemon=True)  # one that hangs in a system call ends with the process
+        self.failures = 0
+        """Writes that failed; each is tried again."""
+        self.trouble: str | None = None
+        """Why nothing is written at the moment."""
+        self._store = store
+        self._waiting = Changes()
+        self._writing = Changes()
+        self._changed = threading.Condition()
+        self._closing = self._last_attempt = False
+        self._said_at: float | None = None
+
+    @property
+    def pending(self) -> int:
+        """Rows in which the file differs from the gallery."""
+        with self._changed:
+            return len(self._waiting) + len(self._writing)
+
+    def put(self, changes: Changes) -> None:
+        """Take in what changed; returns at once."""
+        with self._changed:
+            self._waiting.update(changes)
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until the file is like the gallery; False when that takes longer, or does not work at present."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._done() or self.trouble is not None, seconds) and self._done()
+
+    def close(self, seconds: float) -> None:
+        """Try once more to write what waits, and end; a disk that hangs is left alone after `seconds`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self.join(seconds)
+        if self.pending:
+            log.error("%d rows of the gallery could not be written: %s", self.pending, self.trouble or "the disk hangs")
+
+    def run(self) -> None:
+        """Write until closed."""
+        while self._take():
+            try:
+                if self.trouble is not None:
+                    self._store.reopen()
+                self._store.write(self._writing)
+            except Exception as error:  # of any kind: what waits must not be lost with this thread
+                self._failed(error)
+            else:
+                self._worked()
+
+    def _done(self) -> bool:
+        return not self._waiting and not self._writing
+
+    def _take(self) -> bool:
+        """Wait for something to write, after trouble a while longer; False when closed."""
+        with self._changed:
+            if self.trouble is not None:
+                self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
+            self._changed.wait_for(lambda: bool(self._waiting) or self._closing)
+            if not self._waiting or self._last_attempt:
+                return False
+            self._last_attempt = self._closing
+            self._writing, self._waiting = self._waiting, Changes()
+            return True
+
+    def _failed(self, error: Exception) -> None:
+        with self._changed:
+            self._writing.update(self._waiting)
+            self._waiting, self._writing = self._writing, Changes()
+            self.failures += 1
+            self.trouble = " ".join(str(error).split())
+            self._changed.notify_all()
+        expected = isinstance(error, ReidgeError)
+        now = time.monotonic()
+        if self._said_at is None or now - self._said_at >= REMIND_SECONDS:
+            self._said_at = now
+            log.warning("%s It is kept in memory and tried again.", self.trouble, exc_info=None if expected else error)
+
+    def _worked(self) -> None:
+        with self._changed:
+            self._writing = Changes()
+            recovered, self.trouble = self.trouble is not None, None
+            self._changed.notify_all()
+        if recovered:
+            self._said_at = None
+            log.warning("the gallery is written again, and complete")
