@@ -35,6 +35,7 @@ EXTRAS = {
 MODULES = {
     "faiss-cpu": "faiss",
     "opencv-python": "cv2",
+    "paho-mqtt": "paho",
     "prometheus-client": "prometheus_client",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",

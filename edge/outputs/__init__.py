@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from reidge.edge.outputs.jsonl import JsonLines, RotationConfig, Stdout
+from reidge.edge.outputs.mqtt import MqttConfig, MqttOutput
 from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
@@ -33,15 +34,17 @@ class OutputConfig(BaseModel, frozen=True, extra="forbid"):
     rotation: RotationConfig = RotationConfig()
     max_waiting: int = Field(20_000, ge=1)
     """Events that wait in memory for each output that does not take them; beyond it the oldest are lost."""
+    mqtt: MqttConfig | None = None
+    """The broker that events are sent to; null sends none."""
     tracks: Path | None = None
     """Folder for the boxes of every frame (one CSV file a camera) and `identities.csv`."""
 
     def inside(self, folder: Path) -> OutputConfig:
         """Make relative paths start at `folder`."""
         events = self.events if self.events in (None, "-") else str(folder / self.events)
-        return self.model_copy(
-            update={"events": events, "tracks": None if self.tracks is None else folder / self.tracks}
-        )
+        mqtt = None if self.mqtt is None else self.mqtt.inside(folder)
+        tracks = None if self.tracks is None else folder / self.tracks
+        return self.model_copy(update={"events": events, "mqtt": mqtt, "tracks": tracks})
 
 
 class Outputs:
@@ -62,10 +65,16 @@ class Outputs:
         """Events taken in."""
         self._metrics = metrics
         self._outputs = _build(config, metrics)
+        if metrics is not None:
+            metrics.on_read(self._measure)
 
     def __enter__(self) -> Outputs:
-        for output in self._outputs:
-            output.open()
+        try:
+            for output in self._outputs:
+                output.open()
+        except BaseException:
+            self._close()
+            raise
         for output in self._outputs:
             output.start()
         return self
@@ -73,9 +82,7 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for output in self._outputs:
-            output.close(deadline)
+        self._close()
 
     @property
     def lost(self) -> int:
@@ -106,6 +113,18 @@ class Outputs:
         deadline = time.monotonic() + seconds
         return all([output.flush(deadline) for output in self._outputs])
 
+    def _close(self) -> None:
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for output in self._outputs:
+            output.close(deadline)
+
+    def _measure(self, metrics: Metrics) -> None:
+        for output in self._outputs:
+            metrics.gauge("output_up", output.trouble is None, output=output.label)
+            metrics.gauge("output_waiting", output.waiting, output=output.label)
+            if isinstance(output, MqttOutput):
+                metrics.gauge("spool_bytes", output.spool.size, output=output.label)
+
 
 def _build(config: OutputConfig, metrics: Metrics | None) -> list[Output]:
     outputs: list[Output] = []
@@ -113,4 +132,6 @@ def _build(config: OutputConfig, metrics: Metrics | None) -> list[Output]:
         outputs.append(Stdout(max_waiting=config.max_waiting, metrics=metrics))
     elif config.events is not None:
         outputs.append(JsonLines(Path(config.events), config.rotation, max_waiting=config.max_waiting, metrics=metrics))
+    if config.mqtt is not None:
+        outputs.append(MqttOutput(config.mqtt, max_waiting=config.max_waiting, metrics=metrics))
     return outputs

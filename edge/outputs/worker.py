@@ -24,6 +24,31 @@ REMIND_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
+class Trouble:
+    """Says what is wrong once, again every minute while it lasts, and when it is over."""
+
+    def __init__(self, who: str, text: str | None = None) -> None:
+        self.text = text
+        """What is wrong; None when nothing is. Redacted."""
+        self._who = who
+        self._said: float | None = None
+
+    def met(self, error: BaseException, note: str) -> None:
+        """Something failed; `note` says what happens to the events."""
+        self.text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        now = time.monotonic()
+        if self._said is None or now - self._said >= REMIND_SECONDS:
+            log.warning("%s: %s. %s", self._who, self.text, note)
+            self._said = now
+
+    def over(self) -> None:
+        """It works; said only if trouble was."""
+        self.text = None
+        if self._said is not None:
+            log.warning("%s: works again", self._who)
+            self._said = None
+
+
 class Output(threading.Thread, ABC):
     """Takes lines at once and delivers them in order, later where that does not work now.
 
@@ -38,15 +63,23 @@ class Output(threading.Thread, ABC):
         self.label = label
         self.lost = 0
         """Lines that were given up."""
-        self.trouble: str | None = None
-        """Why nothing is delivered at the moment; redacted."""
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._waiting: deque[bytes] = deque()
         self._batch: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._said = 0.0
+        self._trouble = Trouble(f"output {label}")
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is delivered at the moment, redacted; None when all is well."""
+        return self._trouble.text
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not delivered yet."""
+        return len(self._waiting) + len(self._batch)
 
     @abstractmethod
     def open(self) -> None:
@@ -76,16 +109,23 @@ class Output(threading.Thread, ABC):
     def run(self) -> None:
         """Deliver until closed."""
         while self._take():
+            lines = len(self._batch)
             try:
-                self.deliver(self._batch) if self._batch else self.idle()
+                self.deliver(self._batch) if lines else self.idle()
             except Exception as error:  # of any kind: it may stop neither this output nor another
-                self._failed(error)
+                self._count("output_failures", 1)
+                self._trouble.met(error, f"Events wait, at most {self._max_waiting}")
                 if self._closing.wait(RETRY_SECONDS):
                     break  # the last attempt was made
             else:
-                if self._batch:
-                    continue
-                self._works()
+                self._trouble.over()
+                with self._changed:
+                    self._changed.notify_all()  # whoever waits in flush
+            self.delivered(lines - len(self._batch))
+
+    def delivered(self, lines: int) -> None:
+        """Count lines that `deliver` took off."""
+        self._count("output_delivered", lines)
 
     def flush(self, deadline: float) -> bool:
         """Wait until all that was put is delivered, at most until `deadline` (`time.monotonic()`)."""
@@ -104,7 +144,9 @@ class Output(threading.Thread, ABC):
             left = len(self._waiting) + len(self._batch)
             self._lose(left)
         if left:
-            log.warning("output %s: closed with %d events not delivered (%s)", self.label, left, self.trouble or "slow")
+            log.warning(
+                "output %s: ends with %d events not delivered: %s", self.label, left, self.trouble or "too slow"
+            )
 
     def _empty(self) -> bool:
         return not self._waiting and not self._batch
@@ -117,22 +159,9 @@ class Output(threading.Thread, ABC):
                 self._batch.append(self._waiting.popleft())
             return bool(self._batch) or not self._closing.is_set()
 
-    def _failed(self, error: Exception) -> None:
-        self.trouble = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")
-        self._count("output_failures", 1)
-        if time.monotonic() - self._said >= REMIND_SECONDS:
-            log.warning("output %s: %s. Events wait, at most %d", self.label, self.trouble, self._max_waiting)
-            self._said = time.monotonic()
-
-    def _works(self) -> None:
-        if self.trouble is not None:
-            log.warning("output %s: works again; %d events were lost in all", self.label, self.lost)
-            self.trouble, self._said = None, 0.0
-        with self._changed:
-            self._changed.notify_all()  # whoever waits in flush
-
     def _lose(self, lines: int) -> None:
-        self.lost += lines
+        with self._changed:
+            self.lost += lines
         self._count("output_lost", lines)
 
     def _count(self, name: str, n: int) -> None:
