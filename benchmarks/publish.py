@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
-PACKAGES = ("reidge", "torch", "torchvision", "numpy", "scikit-learn", "scipy", "numba", "opencv-python")
+PACKAGES = (
+    "reidge",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "numba",
+    "opencv-python",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 
 
 def provenance() -> dict[str, Any]:

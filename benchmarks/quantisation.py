@@ -176,15 +176,28 @@ def describe(found: Int8Search, bench: Bench) -> dict[str, Any]:
 
 
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure what is missing and give all that was asked for."""
+    """Measure what is missing and give all that was asked for.
+
+    Raises:
+        InputError: A kept part was made with other settings or versions.
+    """
     ensure(SETTINGS[args.setting], args.output / "data")
+    made_with = {
+        **{name: getattr(args, name) for name in ("setting", "set", "calibration_size", "seed")},
+        **provenance()["versions"],
+    }
     parts = []
     for name in args.encoder or ENCODERS:
         for data in args.data or DATA:
             kept = args.output / f"{name}-{data}.json"
             if not kept.is_file():
-                write_result(kept, measure_part(name, data, args))
-            parts.append(json.loads(kept.read_text()))
+                write_result(kept, {"made_with": made_with, **measure_part(name, data, args)})
+            part = json.loads(kept.read_text())
+            if part.pop("made_with") != made_with:
+                raise InputError(
+                    f"{kept} was made with other settings or versions. Delete it or choose another --output."
+                )
+            parts.append(part)
     return parts
 
 

@@ -87,7 +87,7 @@ def search_int8(
 
     found: tuple[str, ...] = ()
     costs: dict[str, float] = {}
-    if not verdict_of(found).passed:
+    if not verdict_of(found).passed and any(share_of([name], macs) <= max_float_share for name in macs):
         costs = costs_alone(model, ranges, judge, macs)
         affordable = within_budget(list(costs), macs, max_float_share)
         found = fewest(affordable, lambda float_blocks: verdict_of(float_blocks).passed)

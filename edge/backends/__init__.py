@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
 from reidge.edge.backends.choice import Choice, recall
+from reidge.edge.backends.guard import GuardedRunner
 from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, Backend, absence
 from reidge.edge.bundle import Bundle, BundleError, Precision
 from reidge.edge.errors import InputError, ReidgeError
@@ -63,9 +64,7 @@ MAX_BATCH = 64
 
 
 class Runner(Protocol):
-    """One graph in one runtime; the classes of `RUNNERS` have this form."""
-
-    def __init__(self, path: Path, *, threads: int | None) -> None: ...
+    """One graph in one runtime; the classes of `RUNNERS` are made by `(path, *, threads)`."""
 
     def run(self, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one batch."""
@@ -259,7 +258,7 @@ def installed_backends(*, gpu: bool = True) -> tuple[Backend, ...]:
 
 
 def load_runner(path: Path, backend: Backend, *, threads: int | None = None) -> Runner:
-    """Load a graph into a runtime, without any check of what it computes.
+    """Load a graph into a runtime, without any check of what it computes but how many rows.
 
     Raises:
         BundleError: The runtime cannot read the file.
@@ -271,4 +270,4 @@ def load_runner(path: Path, backend: Backend, *, threads: int | None = None) -> 
     except ImportError as error:  # installed, but for another system, or with a library of its own missing
         reason = " ".join(str(error).split())
         raise ReidgeError(f"the Python package of {backend} does not load ({reason}). See: reidge doctor.") from error
-    return cast("Runner", runner(path, threads=threads))
+    return GuardedRunner(runner(path, threads=threads), name=f"{path.name} on {backend}")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOG_ERRORS = 3
 """Of onnxruntime's severities; its warnings are about its own optimiser."""
+FAULTS_OF_FILES = ("NoSuchFile", "InvalidProtobuf", "InvalidGraph")
+"""Kinds of ONNX Runtime that a provider cannot cause."""
 PROFILE = {"min": 1, "opt": 8, "max": 64}
 """Batches that one engine of the TensorRT provider serves; without them each new batch size builds another."""
 
@@ -127,12 +129,14 @@ def open_session(path: Path, provider: str, provider_options: dict[str, str], *,
         return onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=[(provider, provider_options)], enable_fallback=0
         )
-    except RuntimeError as error:  # of a provider; what is wrong with a file comes as one of ONNX Runtime's own kinds
+    except Exception as error:  # these kinds share no public base class
+        if provider == Runner.provider or type(error).__name__ in FAULTS_OF_FILES:
+            raise BundleError(
+                f"ONNX Runtime cannot read {path} ({one_line(error)}). Export the bundle again."
+            ) from error
         raise ReidgeError(
             f"ONNX Runtime cannot start {provider} ({one_line(error)}). Update the driver or choose another backend."
         ) from error
-    except Exception as error:  # these kinds share no public base class
-        raise BundleError(f"ONNX Runtime cannot read {path} ({one_line(error)}). Export the bundle again.") from error
 
 
 def one_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino
 
+from reidge.edge.backends.guard import last_sentence
 from reidge.edge.bundle import BundleError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Runner:
         try:
             compiled = openvino.Core().compile_model(path, "CPU", options)
         except RuntimeError as error:
-            raise BundleError(f"OpenVINO cannot read {path} ({first_line(error)}). Export the bundle again.") from error
+            raise BundleError(
+                f"OpenVINO cannot read {path} ({last_sentence(error)}). Export the bundle again."
+            ) from error
         self._request: Any = compiled.create_infer_request()
 
     def run(self, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -43,9 +46,3 @@ class Runner:
     def close(self) -> None:
         """Free the graph."""
         self._request = None
-
-
-def first_line(error: Exception) -> str:
-    """The part of OpenVINO's many-line message that says what is wrong: its last sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

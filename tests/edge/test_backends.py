@@ -5,8 +5,10 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 
 from reidge.edge.backends import (
@@ -20,11 +22,15 @@ from reidge.edge.backends import (
     presence,
 )
 from reidge.edge.backends.choice import Choice, choice_path, recall, remember
+from reidge.edge.backends.guard import GuardedRunner
 from reidge.edge.backends.onnxruntime import CudaRunner, TensorrtRunner
 from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, Backend, absence, has_gpu
 from reidge.edge.bundle import Bundle, BundleError, describe_file
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.site import EncoderConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 each_backend = pytest.mark.parametrize("backend", installed_backends())
 LOCKED = Path("/sys/reidge")
@@ -256,6 +262,33 @@ def test_a_truncated_graph_is_refused_in_one_line(tiny_bundle: Path, backend: Ba
     with pytest.raises(BundleError, match="cannot read") as refused:
         load_runner(path, backend)
     assert "\n" not in str(refused.value)
+
+
+@each_backend
+def test_what_a_runtime_raises_at_work_is_one_line_that_names_it(tiny_bundle: Path, backend: Backend) -> None:
+    path = tiny_bundle / "encoder.onnx"
+    graph = onnx.load(path)
+    shape = next(tensor for tensor in graph.graph.initializer if tensor.name == "shape")
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([16, 24]), "shape"))  # serves batches of 16 alone
+    onnx.save(graph, path)
+    runner = load_runner(path, backend)
+    assert runner.run(np.zeros((16, 32, 16, 3), dtype=np.uint8)).shape == (16, 24)
+    with pytest.raises(ReidgeError, match=f"{backend} failed on a batch of 3") as refused:
+        runner.run(np.zeros((3, 32, 16, 3), dtype=np.uint8))
+    assert "\n" not in str(refused.value)
+    runner.close()
+
+
+def test_fewer_rows_than_crops_are_a_failure_of_the_runtime() -> None:
+    class Emptied:
+        def run(self, crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.empty((0, 24), dtype=np.float32)
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(ReidgeError, match=r"encoder on x failed on a batch of 2 \(it gave 0 rows\)"):
+        GuardedRunner(Emptied(), name="encoder on x").run(np.zeros((2, 32, 16, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
