@@ -17,6 +17,7 @@ from reidge.edge.detectors.letterbox import letterbox
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, check_footage, count_frames, is_live, read_footage
 from reidge.edge.redact import redact
+from reidge.edge.sources.images import PICTURES, check_pictures, pictures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Item = TypeVar("Item")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 HELD_OUT_EVERY = 3
 FAR_APART = 100
 """Frames between two wanted ones from which searching is faster than decoding what lies between."""
@@ -80,16 +80,10 @@ def check_source(source: str | Path) -> Path:
         raise InputError(f"{redact(str(source))} is a live stream. Record some minutes of it first.")
     path = Path(source)
     if path.is_dir():
-        if not pictures_of(path):
-            raise InputError(f"{path} holds no pictures ({', '.join(PICTURES)}). Name its video files one by one.")
+        check_pictures(path)
     elif path.suffix.lower() not in PICTURES or not path.exists():
         check_footage(str(path))
     return path
-
-
-def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
 
 
 def spread(source: Path, count: int) -> Iterator[NDArray[np.uint8]]:

@@ -49,6 +49,8 @@ class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     """Seconds of a recording to skip."""
     until: float | None = Field(None, gt=0)
     """Seconds of a recording after which to stop."""
+    picture_fps: float = Field(10.0, gt=0)
+    """Frames per second that the pictures of a folder stand for."""
     max_fps: float | None = Field(None, gt=0)
     """Frames per second to use at most; None uses all."""
     region: Polygon | None = None
@@ -73,7 +75,7 @@ class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def span(self) -> Span:
         """The part of the recording to use."""
-        return Span(since=self.since, until=self.until, max_fps=self.max_fps)
+        return Span(since=self.since, until=self.until, max_fps=self.max_fps, picture_fps=self.picture_fps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

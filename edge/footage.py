@@ -1,10 +1,13 @@
-"""Frames of a video file, decoded one after another by PyAV."""
+"""Frames of a recording: a video file, decoded by PyAV, or a folder of pictures."""
+
+# H, W = height and width
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +19,17 @@ from av.video.reformatter import VideoReformatter
 from reidge.edge.errors import InputError
 from reidge.edge.frame import Frame
 from reidge.edge.redact import redact
+from reidge.edge.sources.images import check_pictures, read_pictures
 from reidge.edge.thinner import Thinner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
+DEVICES = ("/dev/video", "/dev/v4l/")
 LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 FALLBACK_RATE = 25.0
 # Two threads wait for each other on a busy machine: the median of converting 1280x720 is 4 ms, of one thread 0.4 ms.
@@ -41,84 +46,124 @@ class Span:
     """Seconds from its first frame; this and later frames are left out."""
     max_fps: float | None = None
     """Frames per second at most; None uses every frame."""
+    picture_fps: float = 10.0
+    """Frames per second that the pictures of a folder stand for."""
 
 
 def is_live(source: str) -> bool:
-    """Tell whether a source is a stream rather than a file."""
-    return source.lower().startswith(LIVE_SCHEMES)
+    """Tell whether a source is a stream or a device rather than a recording."""
+    return source.lower().startswith(LIVE_SCHEMES) or source.startswith(DEVICES)
 
 
 def shared_start(sources: Iterable[str]) -> float:
     """Give recordings without a known start one common clock: the time the oldest file was last written."""
-    times = [Path(source).stat().st_mtime for source in sources if not is_live(source) and Path(source).is_file()]
+    times = [Path(source).stat().st_mtime for source in sources if not is_live(source) and Path(source).exists()]
     return float(int(min(times, default=time.time())))
 
 
 def check_footage(source: str) -> None:
-    """Refuse a file that is missing, empty or not a video, before any work is spent on it.
+    """Refuse a file that is missing, empty or not a video, or a folder without pictures, before work is spent on it.
 
     Raises:
         InputError: One line that says what is wrong.
     """
-    if not is_live(source):
-        with _open(Path(source)):
-            pass
+    if is_live(source):
+        return
+    if Path(source).is_dir():
+        check_pictures(Path(source))
+        return
+    with _open(Path(source)):
+        pass
 
 
 def count_frames(source: str, span: Span | None = None) -> int | None:
     """Estimate how many frames `read_footage` will give, from the container's header; None when it does not say."""
     span = span or Span()
-    with _open(Path(source)) as container:
-        stream = container.streams.video[0]
-        duration = _duration(container, stream)
-        if duration is None:
-            return None
-        rate = min(_rate(stream), span.max_fps or float("inf"))
-        end = duration if span.until is None else min(span.until, duration)
-        return max(0, round((end - span.since) * rate))
+    duration: float | None
+    if Path(source).is_dir():
+        duration, rate = len(check_pictures(Path(source))) / span.picture_fps, span.picture_fps
+    else:
+        with _open(Path(source)) as container:
+            stream = container.streams.video[0]
+            duration, rate = _duration(container, stream), _rate(stream)
+    if duration is None:
+        return None
+    end = duration if span.until is None else min(span.until, duration)
+    return max(0, round((end - span.since) * min(rate, span.max_fps or float("inf"))))
 
 
 def read_footage(source: str, *, camid: str, start: float = 0.0, span: Span | None = None) -> Iterator[Frame]:
-    """Decode a file; damaged packets are skipped.
+    """Decode a file or a folder of pictures; damaged packets and pictures are skipped.
 
     Args:
-        source: Path of the file.
+        source: Path of the file or folder.
         camid: Name of the camera.
-        start: Seconds since the epoch of the file's first frame.
+        start: Seconds since the epoch of the first frame.
         span: The part to use.
 
     Raises:
-        InputError: The file is missing, empty, not a video, or none of its frames can be decoded.
+        InputError: The file is missing, empty, not a video, or nothing of it can be decoded.
     """
     span = span or Span()
-    with _open(Path(source)) as container:
+    thinner = Thinner(span.max_fps)
+    for still in _read_folder(Path(source), span) if Path(source).is_dir() else _read_file(Path(source), span):
+        if span.until is not None and still.seconds >= span.until - 1e-6:
+            break
+        tolerance = 0.5 / still.rate  # times are rounded
+        if still.seconds < span.since - tolerance or not thinner.takes(still.seconds, tolerance=tolerance):
+            continue
+        image_HW3 = still.to_image()
+        yield Frame(
+            camid=camid,
+            index=round(still.seconds * still.rate),
+            captured_at=start + still.seconds,
+            arrived_at=still.arrived_at,
+            decoded_at=time.monotonic(),
+            image=image_HW3,
+            clock="file",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Still:
+    """A picture of a recording, not converted yet."""
+
+    seconds: float
+    """From the first picture."""
+    rate: float
+    """Pictures per second."""
+    arrived_at: float
+    to_image: Callable[[], NDArray[np.uint8]]
+
+
+def _read_folder(folder: Path, span: Span) -> Iterator[_Still]:
+    for number, arrived_at, image_HW3 in read_pictures(folder):
+        yield _Still(
+            seconds=number / span.picture_fps,
+            rate=span.picture_fps,
+            arrived_at=arrived_at,
+            to_image=partial(np.asarray, image_HW3),
+        )
+
+
+def _read_file(path: Path, span: Span) -> Iterator[_Still]:
+    with _open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        rate = _rate(stream)
+        rate, decoded, converter = _rate(stream), 0, Converter()
         if span.since > 0:
             with suppress(av.FFmpegError):  # not every container can be searched; decoding from the start works too
                 container.seek(int(span.since * av.time_base))
-        decoded, thinner, converter = 0, Thinner(span.max_fps), Converter()
         for picture, arrived_at in _pictures(container, stream):
-            seconds = _seconds(picture, stream, fallback=decoded / rate)
-            decoded += 1
-            if span.until is not None and seconds >= span.until - 1e-6:
-                break
-            tolerance = 0.5 / rate  # times are rounded
-            if seconds < span.since - tolerance or not thinner.takes(seconds, tolerance=tolerance):
-                continue
-            image_HW3 = converter.to_image(picture)
-            yield Frame(
-                camid=camid,
-                index=round(seconds * rate),
-                captured_at=start + seconds,
+            yield _Still(
+                seconds=_seconds(picture, stream, fallback=decoded / rate),
+                rate=rate,
                 arrived_at=arrived_at,
-                decoded_at=time.monotonic(),
-                image=image_HW3,
-                clock="file",
+                to_image=partial(converter.to_image, picture),
             )
+            decoded += 1
         if not decoded:
-            raise InputError(f"{redact(source)}: none of its frames can be decoded. Record or copy it again.")
+            raise InputError(f"{redact(str(path))}: none of its frames can be decoded. Record or copy it again.")
 
 
 class Converter:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 
 from reidge.edge.errors import InputError
@@ -67,12 +69,40 @@ def test_bad_footage_is_named_in_one_line(tmp_path: Path, content: bytes | None,
         assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_no_footage(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a file"):
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of 12 pictures, each as bright as its number; the fifth is damaged."""
+    for number in range(12):
+        assert cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((18, 32, 3), number, dtype=np.uint8))
+    (tmp_path / "frame4.png").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("not a picture either")
+    return tmp_path
+
+
+def test_a_folder_of_pictures_is_a_recording_in_the_order_of_its_numbers(pictures: Path) -> None:
+    frames = list(read_footage(str(pictures), camid="cam1", start=100.0, span=Span(picture_fps=5)))
+    assert [int(frame.image.mean()) for frame in frames] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert frames[-1].captured_at == pytest.approx(100.0 + 11 / 5)
+
+
+def test_a_span_of_pictures_is_cut_out_by_time(pictures: Path) -> None:
+    span = Span(since=0.5, until=1.0, max_fps=5)
+    assert [frame.index for frame in read_footage(str(pictures), camid="cam1", span=span)] == [5, 7, 9]
+    assert count_frames(str(pictures), span) == 2
+    assert count_frames(str(pictures)) == 12
+
+
+def test_a_folder_without_pictures_is_no_footage(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no pictures \(\.jpg, "):
         check_footage(str(tmp_path))
+    (tmp_path / "a.jpg").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"none of its 1 pictures can be read"):
+        list(read_footage(str(tmp_path), camid="cam1"))
 
 
-def test_addresses_are_live_and_paths_are_not() -> None:
+def test_addresses_and_devices_are_live_and_paths_are_not() -> None:
+    assert is_live("/dev/video0")
     assert is_live("RTSP://host/stream")
     assert not is_live("rtsp.mp4")
 
