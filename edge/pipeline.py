@@ -131,6 +131,7 @@ class Pipeline:
         for camera in site.cameras:
             view = self._views.setdefault(camera.name, View(camera, site.tracking))
             view.config = camera
+            self._tracks.add(camera.name)
         self.book.overlapping = {camera.name: camera.overlaps for camera in site.cameras}
 
     def finish(self) -> None:

@@ -50,6 +50,10 @@ SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)
 """
 
 
+class GalleryInUse(ReidgeError):
+    """Another process writes to the gallery."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exemplar:
     """One embedding of an identity."""
@@ -118,7 +122,7 @@ class Store:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock_file.close()
-            raise ReidgeError(
+            raise GalleryInUse(
                 f"the gallery {self.path} is in use by another reidge. Stop it, or give each its own storage.gallery."
             ) from error
         except OSError:  # a file system without locks

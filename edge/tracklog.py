@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import deque
-from contextlib import ExitStack
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
+    from typing import TextIO
 
     import numpy as np
     from numpy.typing import NDArray
@@ -24,9 +26,13 @@ REMEMBERED_FRAMES = 128
 """Frames of a camera over which the box of a track that was lost and found is filled in."""
 IDENTITIES_NAME = "identities.csv"
 
+log = logging.getLogger(__name__)
+
 
 class TrackLog:
     """Writes `<folder>/<camid>.csv` row by row and `identities.csv` at the end; nothing when folder is None.
+
+    A disk that is full costs rows, which are counted, and never the run.
 
     A track's rows also cover the frames before it was confirmed and those in which it was lost and found again, so
     rows are not strictly in the order of frames.
@@ -34,10 +40,12 @@ class TrackLog:
 
     def __init__(self, folder: Path | None, camids: Iterable[str]) -> None:
         self.folder = folder
+        self.failures = 0
+        """Times that rows were lost."""
         self._camids = tuple(camids)
-        self._stack = ExitStack()
+        self._files: dict[str, TextIO] = {}
         self._writers: dict[str, Any] = {}
-        self._moments = {camid: deque[tuple[float, int]](maxlen=REMEMBERED_FRAMES) for camid in self._camids}
+        self._moments: dict[str, deque[tuple[float, int]]] = {}
         self._last: dict[tuple[str, int], tuple[float, NDArray[np.float32]]] = {}
 
     def __enter__(self) -> TrackLog:
@@ -45,26 +53,48 @@ class TrackLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / IDENTITIES_NAME).unlink(missing_ok=True)
             for camid in self._camids:
-                file = self._stack.enter_context((self.folder / f"{camid}.csv").open("w", newline=""))
-                self._writers[camid] = csv.writer(file)
-                self._writers[camid].writerow(TRACK_COLUMNS)
+                self._open(camid)
         return self
+
+    def _open(self, camid: str) -> None:
+        assert self.folder is not None
+        self._files[camid] = (self.folder / f"{camid}.csv").open("w", newline="")
+        self._writers[camid] = csv.writer(self._files[camid])
+        self._writers[camid].writerow(TRACK_COLUMNS)
+        self._moments[camid] = deque(maxlen=REMEMBERED_FRAMES)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        for file in self._files.values():
+            with self._not_the_end_of_it():
+                file.close()
+
+    def add(self, camid: str) -> None:
+        """Begin the file of a camera that came while running."""
+        if self.folder is not None and camid not in self._files:
+            with self._not_the_end_of_it():
+                self._open(camid)
+
+    @contextmanager
+    def _not_the_end_of_it(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failures += 1
+            log.warning("outputs.tracks: rows are lost: %s", error.strerror or error)
 
     def write(self, frame: Frame, boxes: Iterable[TrackedBox]) -> None:
         """Write the confirmed tracks of one frame."""
         if frame.camid in self._writers:
             moments = self._moments[frame.camid]
             moments.append((frame.captured_at, frame.index))
-            for box in boxes:
-                key = (frame.camid, box.track_id)
-                for past in box.earlier:
-                    self._fill(key, moments, past.captured_at, past.box_4)
-                self._fill(key, moments, frame.captured_at, box.box_4)
+            with self._not_the_end_of_it():
+                for box in boxes:
+                    key = (frame.camid, box.track_id)
+                    for past in box.earlier:
+                        self._fill(key, moments, past.captured_at, past.box_4)
+                    self._fill(key, moments, frame.captured_at, box.box_4)
 
     def _fill(
         self, key: tuple[str, int], moments: Iterable[tuple[float, int]], at: float, box_4: NDArray[np.float32]
@@ -87,8 +117,9 @@ class TrackLog:
         if self.folder is None:
             return
         partial = self.folder / f".{IDENTITIES_NAME}.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(IDENTITY_COLUMNS)
-            writer.writerows(identities)
-        partial.rename(self.folder / IDENTITIES_NAME)
+        with self._not_the_end_of_it():
+            with partial.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(IDENTITY_COLUMNS)
+                writer.writerows(identities)
+            partial.rename(self.folder / IDENTITIES_NAME)

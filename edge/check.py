@@ -1,0 +1,151 @@
+"""Tries everything a site needs, without running it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from reidge.edge.backends import open_encoder
+from reidge.edge.bundle import Bundle
+from reidge.edge.detectors import open_detector
+from reidge.edge.errors import ReidgeError
+from reidge.edge.footage import count_frames
+from reidge.edge.gallery import IN_MEMORY
+from reidge.edge.redact import redact, redact_text
+from reidge.edge.service import open_gallery
+from reidge.edge.sources import open_source
+from reidge.edge.store import GalleryInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from reidge.edge.camera import CameraConfig
+    from reidge.edge.site import Site
+
+MOMENT = 2.0
+"""Seconds beyond its timeouts that a camera gets to show a picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found out about one part of a site."""
+
+    part: str
+    """Section of the site file, or `camera <name>`."""
+    state: Literal["ok", "away", "wrong"]
+    """away: a camera that does not answer now; `reidge run` waits for it."""
+    text: str
+    """One line."""
+    exit_status: int = 0
+    """That `reidge run` would end with because of it."""
+
+
+def check_site(site: Site) -> Iterator[Finding]:
+    """Try one part after the other, and the cameras side by side."""
+    cameras = [_Attempt(camera) for camera in site.cameras]
+    for attempt in cameras:
+        attempt.start()
+    yield _tried("bundle", lambda: _check_bundle(site))
+    yield _tried("detector", lambda: _check_detector(site))
+    yield _tried("storage", lambda: _writable(site.storage.gallery))
+    yield _tried("outputs", lambda: _check_outputs(site))
+    for attempt in cameras:
+        yield attempt.finding()
+
+
+def _check_bundle(site: Site) -> str:
+    """Look at the encoder, and with it at the gallery, which has to be of this encoder, and the threshold."""
+    bundle = Bundle.load(site.bundle)
+    if not Path(site.storage.gallery).exists():  # nothing is made only to be looked at
+        storage = site.storage.model_copy(update={"gallery": IN_MEMORY})
+        site = site.model_copy(update={"storage": storage})
+    with open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads) as encoder:
+        found = f"{encoder.backend}, {encoder.precision}, golden check passed"
+        try:
+            with open_gallery(site, bundle, encoder) as gallery:
+                return f"{found}; {len(gallery)} identities are known"
+        except GalleryInUse:
+            return f"{found}; the gallery is in use by a reidge that runs"
+
+
+def _check_detector(site: Site) -> str:
+    with open_detector(site.detector):
+        return f"{site.detector.kind} starts"
+
+
+def _check_outputs(site: Site) -> str:
+    paths = [path for path in (site.outputs.events, site.outputs.tracks) if path not in (None, "-")]
+    return "; ".join(_writable(path) for path in paths if path is not None) or "stdout"
+
+
+def _writable(path: Path | str) -> str:
+    """Tell that a file or folder can be written, or made; nothing is made."""
+    if str(path) == IN_MEMORY:
+        return "identities are forgotten at the end"
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise ReidgeError(f"{path} cannot be written: {place} is read-only for this user. Change that or the path.")
+    return f"{path} can be written"
+
+
+def _tried(part: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part=part, state="ok", text=look())
+    except (ReidgeError, OSError, ModuleNotFoundError) as error:
+        text = redact_text(" ".join(str(error).split()))
+        return Finding(part=part, state="wrong", text=text, exit_status=getattr(error, "exit_status", 1))
+
+
+class _Attempt(threading.Thread):
+    """Looks for one picture of a camera; a library that hangs in spite of its timeouts hangs alone."""
+
+    def __init__(self, config: CameraConfig) -> None:
+        super().__init__(name=f"try-{config.name}", daemon=True)
+        self._config = config
+        self._until = time.monotonic() + 2 * config.timeout + MOMENT
+        self._finding: Finding | None = None
+
+    def run(self) -> None:
+        part = f"camera {self._config.name}"
+        if not self._config.live:
+            self._finding = _tried(part, self._look_at_recording)
+            return
+        try:
+            self._finding = Finding(part=part, state="ok", text=self._look())
+        except ReidgeError as error:  # what will not change by waiting
+            self._finding = _tried(part, _raising(error))
+        except Exception as error:  # of many kinds; their own text may hold the password
+            self._finding = self._away(getattr(error, "strerror", None) or type(error).__name__)
+
+    def finding(self) -> Finding:
+        self.join(max(0.0, self._until - time.monotonic()))
+        return self._finding or self._away("no picture came in time")
+
+    def _look(self) -> str:
+        with open_source(self._config) as source:
+            for picture in source.pictures():
+                if picture is not None:
+                    height, width = picture.to_image().shape[:2]
+                    return f"{redact(self._config.source)} gives {width} x {height}"
+        raise OSError("the stream ended before the first picture")
+
+    def _look_at_recording(self) -> str:
+        count = count_frames(self._config.source, self._config.span)
+        return f"{self._config.source}: {'some' if count is None else count} frames"
+
+    def _away(self, reason: str) -> Finding:
+        text = redact_text(f"{redact(self._config.source)}: {reason}; the run goes on trying")
+        return Finding(part=f"camera {self._config.name}", state="away", text=text)
+
+
+def _raising(error: Exception) -> Callable[[], str]:
+    def look() -> str:
+        raise error
+
+    return look
