@@ -198,19 +198,23 @@ def allow_small_types(tensorrt: Any, network: Any, config: Any, *, half: bool) -
 def tail_start(tensorrt: Any, kinds: Sequence[Any], names: Sequence[str]) -> int:
     """Index of the first layer behind the last block: pooling, neck and normalisation, which stay in float32.
 
-    A block ends with its last convolution or product, and the sum and activation that are fused with it.
+    A block ends with its last convolution or product, and the sum and activation that are fused with it. Scales and
+    other constants are layers of their own in between, as the parser of TensorRT makes them, with what broadcasts them.
     """
     types = tensorrt.LayerType
     heavy = [index for index, kind in enumerate(kinds) if kind in (types.CONVOLUTION, types.MATRIX_MULTIPLY)]
-    index = heavy[-1] + 1 if heavy else 0
+    tail = heavy[-1] + 1 if heavy else 0
     ends = {getattr(types, name) for name in LAST_OF_A_BLOCK}
-    while index < len(kinds) and kinds[index] in ends:
+    for index in range(tail, len(kinds)):
+        if kinds[index] in (types.CONSTANT, types.SHUFFLE):
+            continue
         operator = names[index].rpartition("/")[2]
         # Powers and clips are layers of these kinds too; they are told apart by the operator in the exporter's names.
-        if kinds[index] in (types.ACTIVATION, types.ELEMENTWISE) and not operator.startswith(("Add", "Relu")):
+        named = kinds[index] not in (types.ACTIVATION, types.ELEMENTWISE) or operator.startswith(("Add", "Relu"))
+        if kinds[index] not in ends or not named:
             break
-        index += 1
-    return index
+        tail = index + 1
+    return tail
 
 
 def make_logger(tensorrt: Any) -> Any:

@@ -149,6 +149,13 @@ class TensorRT:
     builder: Any
     logger: Any
 
+    def layers(self, graph: bytes) -> list[tuple[Any, str]]:
+        """Kind and name of each layer that the parser makes of a graph."""
+        network = self.builder.create_network(0)
+        assert self.module.OnnxParser(network, self.logger).parse(graph)
+        layers = (network.get_layer(index) for index in range(network.num_layers))
+        return [(layer.type, layer.name) for layer in layers]
+
     def verdict(self, graph: bytes) -> str:
         """`accepted`, or what the parser or builder says against a graph."""
         trt, errors = self.module, self.logger.errors

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from reidge.calibration.ranges import observe, ranges_from
+from reidge.edge.engine_builder import tail_start
 from reidge.edge.errors import ReidgeError
 from reidge.edge.half import bake_half
 from reidge.export.dialect import check_dialect
@@ -58,6 +59,22 @@ def test_tensorrt_builds_every_encoder_in_float_and_int8(tensorrt: TensorRT, arc
     for graph in both_graphs(architecture):
         check_dialect(onnx.load_model_from_string(graph))
         assert tensorrt.verdict(graph) == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "last"),
+    [
+        ("small", "/body/blocks/blocks.2/Relu_1"),  # its last shortcut has a pair, with constants between
+        ("resnet18", "/body/layer4/layer4.1/relu_1/Relu"),
+        ("vit_small", "/body/layers/encoder_layer_11/Add_1"),  # a bias, with the layer that broadcasts it, in between
+    ],
+)
+def test_a_block_ends_behind_its_sum_among_the_layers_that_the_parser_makes(
+    tensorrt: TensorRT, architecture: str, last: str
+) -> None:
+    for graph in both_graphs(architecture):
+        kinds, names = zip(*tensorrt.layers(graph), strict=True)
+        assert names[tail_start(tensorrt.module, kinds, names) - 1] == last
 
 
 def compute(graph: bytes) -> NDArray[np.float32]:
