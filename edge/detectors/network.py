@@ -8,6 +8,7 @@ import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -69,23 +70,32 @@ class OpenvinoNetwork:
             for port in compiled.inputs
         )
         self._names = [port.get_any_name() for port in compiled.outputs]
-        self._queue: Any = openvino.AsyncInferQueue(compiled, streams)
-        self._queue.set_callback(self._keep)
+        self._make_queue = partial(openvino.AsyncInferQueue, compiled, streams)
+        self._queue: Any = None
+        self._renew_queue()
 
     def run(self, feeds: Sequence[Feed]) -> list[Found]:
         """Queue all feeds, then wait for the last."""
         found: list[Found] = [{} for _ in feeds]
         try:
-            for feed, place in zip(feeds, found, strict=True):
-                # The feed goes along: its memory is read until the request is done.
-                self._queue.start_async(feed, userdata=(place, feed), share_inputs=True)
-        finally:
-            self._queue.wait_all()
+            try:
+                for feed, place in zip(feeds, found, strict=True):
+                    # The feed goes along: its memory is read until the request is done.
+                    self._queue.start_async(feed, userdata=(place, feed), share_inputs=True)
+            finally:
+                self._queue.wait_all()
+        except Exception:
+            self._renew_queue()  # OpenVINO's queue remembers a failure and raises it again at every later wait
+            raise
         return found
 
     def close(self) -> None:
         """Free the graph."""
         self._queue = None
+
+    def _renew_queue(self) -> None:
+        self._queue = self._make_queue()
+        self._queue.set_callback(self._keep)
 
     def _keep(self, request: Any, userdata: tuple[Found, Feed]) -> None:
         place, _ = userdata

@@ -13,6 +13,7 @@ from reidge.edge.detectors.yolox import YoloxConfig, YoloxDetector
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, read_footage
 from reidge.edge.frame import Frame
+from tests.servers.fragile import write_fragile_detector
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,15 @@ def test_no_frames_are_no_detections(tmp_path: Path, write_detector: WriteDetect
     path = write_detector(tmp_path / "d.onnx", {"boxes": BOXES, "scores": SCORES})
     with BoxesDetector(BoxesConfig(path=path)) as detector:
         assert detector.detect_many([]) == []
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_frame_at_which_the_network_fails_costs_later_ones_nothing(tmp_path: Path) -> None:
+    config = BoxesConfig(path=write_fragile_detector(tmp_path / "d.onnx"), boxes="found")
+    with BoxesDetector(config, at_once=2) as detector:
+        with pytest.raises(Exception, match="[Rr]eshape"):  # of each runtime's own kind
+            detector.detect_many(grey_frames(0, 255))
+        assert [len(found) for found in detector.detect_many(grey_frames(0, 1))] == [1, 1]
 
 
 @pytest.mark.usefixtures("runtime")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class Running:
         self.starts = 0
         self._environment = os.environ | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._events: list[dict[str, Any]] = []
+        self._read_to = 0
         self.configure(site)
 
     def configure(self, site: Mapping[str, Any]) -> None:
@@ -103,12 +106,16 @@ class Running:
         return found
 
     def events(self, *kinds: str, camid: str | None = None) -> list[dict[str, Any]]:
-        """Whole lines of the events file, of some kinds and of one camera if asked for."""
-        data = self.events_path.read_bytes() if self.events_path.exists() else b""
-        events = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+        """Whole lines of the events file so far, of some kinds and one camera if asked for; for one thread."""
+        with suppress(FileNotFoundError), self.events_path.open("rb") as file:
+            file.seek(self._read_to)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read_to += len(whole)
+            self._events += [json.loads(line) for line in whole.splitlines()]
         return [
             event
-            for event in events
+            for event in self._events
             if (not kinds or event["event"] in kinds) and (camid is None or event["camid"] == camid)
         ]
 
