@@ -67,7 +67,8 @@ def build_into(cache: EngineCache, key: EngineKey, tensorrt: Any, graph: bytes, 
     cache.require_room(len(graph))
     say(f"building an engine of {onnx_path} for {key.gpu}; this takes minutes, once.")
     plan, timing = build_engine(tensorrt, graph, key.options, timing=cache.load_timing(key))
-    cache.store_timing(key, timing)
+    if timing:
+        cache.store_timing(key, timing)
     cache.store(key, plan)
     return plan
 

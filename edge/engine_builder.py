@@ -60,10 +60,10 @@ def build_engine(tensorrt: Any, graph: bytes, options: EngineOptions, *, timing:
         tensorrt: The module.
         graph: Serialised ONNX.
         options: How.
-        timing: Timings of tactics from earlier builds; empty for none.
+        timing: Timings of tactics from earlier builds; empty for none. Those that TensorRT refuses are left out.
 
     Returns:
-        The serialised engine, and the timings including this build's.
+        The serialised engine, and the timings including this build's, empty where TensorRT keeps none.
 
     Raises:
         EngineError: TensorRT cannot parse or build the graph.
@@ -86,7 +86,7 @@ def build_engine(tensorrt: Any, graph: bytes, options: EngineOptions, *, timing:
     set_limits(tensorrt, builder, config, options)
     if weakly_typed:
         allow_small_types(tensorrt, network, config, half=options.half)
-    config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
+    set_timing(config, timing)
     with Progress("engine", unit="steps") as progress:
         monitor = make_monitor(tensorrt, progress)
         if monitor is not None:
@@ -99,7 +99,8 @@ def build_engine(tensorrt: Any, graph: bytes, options: EngineOptions, *, timing:
             f"TensorRT {tensorrt.__version__} cannot build the engine: {one_line('; '.join(logger.errors[-2:]))}. "
             "Close other programs that use the GPU, or try --no-half or a smaller --workspace-mib."
         )
-    return bytes(plan), bytes(config.get_timing_cache().serialize())
+    timings = config.get_timing_cache()
+    return bytes(plan), b"" if timings is None else bytes(timings.serialize())
 
 
 def start(kind: Any, logger: Any) -> Any:
@@ -172,6 +173,14 @@ def set_limits(tensorrt: Any, builder: Any, config: Any, options: EngineOptions)
         config.default_device_type = tensorrt.DeviceType.DLA
         config.DLA_core = options.dla_core
         config.set_flag(tensorrt.BuilderFlag.GPU_FALLBACK)
+
+
+def set_timing(config: Any, timing: bytes) -> None:
+    """Let the builder use earlier timings and keep its own; it refuses those of another device, or damaged ones."""
+    for content in (timing, b""):
+        timings = config.create_timing_cache(content)
+        if timings is not None and config.set_timing_cache(timings, ignore_mismatch=False):
+            return
 
 
 def allow_small_types(tensorrt: Any, network: Any, config: Any, *, half: bool) -> None:

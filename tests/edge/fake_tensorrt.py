@@ -196,6 +196,7 @@ class IBuilderConfig(Surface):
     def __init__(self) -> None:
         self._profile: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._flags: set[str] = set()
+        self._timing: ITimingCache | None = None
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self._profile = profile._shapes
@@ -214,12 +215,15 @@ class IBuilderConfig(Surface):
         return self._module.ITimingCache(data)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        self._timing = cache
         self._module.note("IBuilderConfig.set_timing_cache", cache._data, ignore_mismatch)
+        if cache._data in self._module.refused_timings:
+            return False
+        self._timing = cache
         return True
 
     def get_timing_cache(self) -> Any:
-        self._timing._data += b"+timed"
+        if self._timing is not None:
+            self._timing._data += b"+timed"
         return self._timing
 
 
@@ -383,6 +387,7 @@ class FakeTensorRT(ModuleType):
         self.unloadable = False
         """Whether the next engine does not load."""
         self.dla_cores = 0
+        self.refused_timings: list[bytes] = []
         for name in api["module"]:
             if name in api["enums"]:
                 members = {member: number for number, member in enumerate(api["enums"][name])}

@@ -119,6 +119,19 @@ def test_the_profile_timings_and_limits_reach_every_version(
 
 
 @each_version
+def test_timings_that_are_refused_cost_time_and_not_the_engine(
+    install_tensorrt: Callable[[str], Any], version: str
+) -> None:
+    tensorrt = install_tensorrt(version)
+    tensorrt.refused_timings = [b"of another device"]
+    plan, timing = build_engine(tensorrt, block_graph(int8=True), EngineOptions(), timing=b"of another device")
+    assert (len(plan) > 0, timing) == (True, b"+timed")
+    tensorrt.refused_timings = [b"of another device", b""]  # whatever the reason, minutes of building are not lost
+    plan, timing = build_engine(tensorrt, block_graph(int8=True), EngineOptions(), timing=b"of another device")
+    assert (len(plan) > 0, timing) == (True, b"")
+
+
+@each_version
 def test_a_dla_is_built_for_where_there_is_one(install_tensorrt: Callable[[str], Any], version: str) -> None:
     tensorrt = install_tensorrt(version)
     options = EngineOptions(min_batch=8, best_batch=8, max_batch=8, dla_core=1)
