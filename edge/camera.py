@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator
 
 from reidge.edge.backoff import Backoff
-from reidge.edge.clock import CLOCK_SET, CameraClock
+from reidge.edge.clock import CLOCK_SET, CameraClock, Moment
 from reidge.edge.errors import InputError
 from reidge.edge.footage import Span, is_live, read_footage
 from reidge.edge.frame import Frame
@@ -19,12 +19,16 @@ from reidge.edge.mailbox import CameraState, Mailbox
 from reidge.edge.redact import redact, redact_text
 from reidge.edge.region import Polygon, paint_over
 from reidge.edge.settings import parse_time
-from reidge.edge.sources import Refused, open_source
+from reidge.edge.sources import Damaged, Refused, open_source
 from reidge.edge.sources.reach import ASK_EVERY, answers
 from reidge.edge.thinner import Thinner
 
 if TYPE_CHECKING:
     from reidge.edge.sources import Picture
+
+BEHIND, BEHIND_FOR = 0.5, 2.0
+"""Seconds of lag, and for how long, from which on pictures are left out undecoded. A stall of the network is made up
+for in less, and leaving out costs all pictures up to the next key frame."""
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -49,6 +53,8 @@ class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     """Seconds of a recording to skip."""
     until: float | None = Field(None, gt=0)
     """Seconds of a recording after which to stop."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Width and height, pixels, that a USB device is asked for; None takes what it gives."""
     picture_fps: float = Field(10.0, gt=0)
     """Frames per second that the pictures of a folder stand for."""
     max_fps: float | None = Field(None, gt=0)
@@ -206,6 +212,7 @@ class LiveStream(Camera):
         self._backoff = Backoff()
         self._answered: bool | None = False
         self._epoch = time.time() - time.monotonic()
+        self._kept_up_at = time.monotonic()
 
     def _decode(self) -> None:
         while not self._stop_asked.is_set():
@@ -240,6 +247,7 @@ class LiveStream(Camera):
         """Hand over the pictures of one connection until it is lost."""
         with open_source(self.config) as source:
             clock, thinner, corrupt = CameraClock(), Thinner(None), 0
+            self._kept_up_at = time.monotonic()
             for picture in source.pictures():
                 self.beat_at = time.monotonic()
                 if self._stop_asked.is_set():
@@ -254,7 +262,10 @@ class LiveStream(Camera):
                 self._follow_epoch()
                 if thinner.fps != self._fps():
                     thinner = Thinner(self._fps())
-                self._offer(picture, clock, thinner)
+                moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
+                if self._is_behind(picture, moment.lag):
+                    source.catch_up()
+                self._offer(picture, moment, thinner)
 
     def _came_up(self) -> None:
         self.up, self._answered = True, False
@@ -262,15 +273,25 @@ class LiveStream(Camera):
         self._count(connections=1)
         self._say(up=True)
 
-    def _offer(self, picture: Picture, clock: CameraClock, thinner: Thinner) -> None:
-        moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
+    def _is_behind(self, picture: Picture, lag: float) -> bool:
+        """Tell whether decoding does not keep up: for some time pictures were late and yet lay ready."""
+        now = time.monotonic()
+        if picture.waited or lag < BEHIND:
+            self._kept_up_at = now
+        return now - self._kept_up_at > BEHIND_FOR
+
+    def _offer(self, picture: Picture, moment: Moment, thinner: Thinner) -> None:
         self._index += 1
         self._count(decoded=1)
         self.decoded_at = time.monotonic()
         # A quarter of an interval of tolerance for jitter of the network.
         if not thinner.takes(moment.captured_at, tolerance=0.25 / thinner.fps if thinner.fps else 0.0):
             return
-        image_HW3 = picture.to_image()
+        try:
+            image_HW3 = picture.to_image()
+        except Damaged:
+            self._count(corrupt=1)
+            return
         paint_over(image_HW3, self.config.masks)
         self._count(offered=1)
         self.mailbox.put_newest(

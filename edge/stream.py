@@ -16,6 +16,7 @@ from reidge.edge.camera import Camera, CameraConfig, CameraCounts, LiveStream, R
 from reidge.edge.errors import InputError
 from reidge.edge.footage import check_footage, shared_start
 from reidge.edge.mailbox import CameraState
+from reidge.edge.sources import check_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -255,6 +256,8 @@ def check_cameras(configs: Sequence[CameraConfig]) -> bool:
     """
     for config in configs:
         check_footage(config.source)
+        if config.live:
+            check_source(config)
     full = [config for config in configs if not config.live and config.pace == "full"]
     if full and len(full) < len(configs):
         raise InputError(f"{full[0].name} is read at full speed beside cameras in real time. Set its pace to realtime.")

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from reidge.edge.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -26,7 +28,17 @@ class Picture:
     arrived_at: float
     """Seconds of `time.monotonic()` when its last packet was read."""
     to_image: Callable[[], NDArray[np.uint8]]
-    """Gives `(H, W, 3)` BGR, upright, in memory of its own."""
+    """Gives `(H, W, 3)` BGR, upright, in memory of its own; before the next picture is asked for.
+
+    Raises:
+        Damaged: It could not be decoded.
+    """
+    waited: bool = True
+    """Whether reading had to wait for it; one that lay ready may have others behind it."""
+
+
+class Damaged(ValueError):
+    """A picture could not be decoded; the next one may be."""
 
 
 class Refused(OSError):
@@ -47,6 +59,9 @@ class Source(Protocol):
             InputError: It carries no video.
         """
 
+    def catch_up(self) -> None:
+        """Leave out what lies ready, up to the next picture that stands on its own: decoding does not keep up."""
+
 
 def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
     """Connect to a live source.
@@ -57,6 +72,29 @@ def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
             address with its password: take `strerror`.
         InputError: It carries no video, or this machine lacks what its reader needs.
     """
+    if "://" not in config.source:
+        from reidge.edge.sources.devices import open_device
+
+        return open_device(config)
+    from reidge.edge.sources.gstreamer import open_gstreamer, prefers_gstreamer
+
+    if prefers_gstreamer(config):
+        return open_gstreamer(config)
     from reidge.edge.sources.pyav import open_network
 
     return open_network(config)
+
+
+def check_source(config: CameraConfig) -> None:
+    """Refuse a live source that this machine can never read.
+
+    Raises:
+        InputError: One line that says what is missing.
+    """
+    from reidge.edge.sources.gstreamer import check_gstreamer, prefers_gstreamer
+    from reidge.edge.sources.hardware import working_device
+
+    if prefers_gstreamer(config):
+        check_gstreamer(config)
+    elif config.decode == "hardware" and ("://" not in config.source or working_device() is None):
+        raise InputError(f"{config.name}: decode: hardware is not to be had here. Leave it at auto.")

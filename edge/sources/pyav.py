@@ -15,6 +15,7 @@ from reidge.edge.errors import InputError
 from reidge.edge.footage import Converter
 from reidge.edge.sources import Picture, Refused
 from reidge.edge.sources.address import Address
+from reidge.edge.sources.hardware import open_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,8 @@ NO_TIMESTAMPS = 0x80
 """FFmpeg's AVFMT_NOTIMESTAMPS: times of such a format, MJPEG over HTTP first of all, are counted, not measured."""
 SMALL = 1920 * 1080
 """Pixels up to which one thread decodes in real time; more threads a camera are more to switch between."""
+READY = 0.002
+"""Seconds below which a packet lay ready."""
 REORDERED = 32
 """Packets whose arrival is remembered: a decoder that reorders gives the picture of an earlier one."""
 
@@ -44,6 +47,7 @@ def open_network(config: CameraConfig) -> Iterator[NetworkSource]:
             config.source if address is None else address.quoted,
             options=options,
             timeout=(config.timeout, config.timeout),
+            **open_options(config.decode),
         )
         with container:
             yield NetworkSource(container)
@@ -72,6 +76,7 @@ class NetworkSource:
         if not container.streams.video:
             raise InputError("it carries no video")
         self.corrupt = 0
+        self._skipping, self._waited = False, True
         self._container = container
         self._stream = container.streams.video[0]
         self._stream.thread_type = "SLICE"  # threads over frames would add a delay of as many frames
@@ -82,10 +87,17 @@ class NetworkSource:
 
     def pictures(self) -> Iterator[Picture | None]:
         """Decode packet by packet; a damaged one is left out."""
+        asked_at = time.monotonic()
         for packet in self._container.demux(self._stream):
             arrived_at = time.monotonic()
+            self._waited = arrived_at - asked_at > READY
             if packet.pts is not None:
                 self._arrivals.append((packet.pts, arrived_at))
+            self._skipping = self._skipping and not packet.is_keyframe
+            if self._skipping:
+                yield None
+                asked_at = time.monotonic()
+                continue
             try:
                 frames = packet.decode()
             except av.EOFError:
@@ -99,11 +111,17 @@ class NetworkSource:
                     self.corrupt += 1
                     continue
                 yield self._picture(frame, arrived_at)
+            asked_at = time.monotonic()
+
+    def catch_up(self) -> None:
+        """Leave out packets up to the next key frame; only reading them costs next to nothing."""
+        self._skipping = True
 
     def _picture(self, frame: VideoFrame, arrived_at: float) -> Picture:
         known = next((at for pts, at in self._arrivals if pts == frame.pts), arrived_at)
         return Picture(
             seconds=frame.time if self._timed else None,
             arrived_at=known,
+            waited=self._waited,
             to_image=partial(self._converter.to_image, frame),
         )
