@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,7 +86,7 @@ class OpenvinoNetwork:
             finally:
                 self._queue.wait_all()
         except Exception:
-            self._renew_queue()  # OpenVINO's queue remembers a failure and raises it again at every later wait
+            self._renew_queue()
             raise
         return found
 
@@ -94,6 +95,10 @@ class OpenvinoNetwork:
         self._queue = None
 
     def _renew_queue(self) -> None:
+        """Begin anew, since OpenVINO's queue remembers a failure and raises it again at every later wait."""
+        for request in self._queue or ():
+            with suppress(Exception):  # of one that failed; the others must be done before their queue goes
+                request.wait()
         self._queue = self._make_queue()
         self._queue.set_callback(self._keep)
 

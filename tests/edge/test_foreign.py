@@ -66,11 +66,11 @@ def test_no_frames_are_no_detections(tmp_path: Path, write_detector: WriteDetect
 
 @pytest.mark.usefixtures("runtime")
 def test_a_frame_at_which_the_network_fails_costs_later_ones_nothing(tmp_path: Path) -> None:
-    config = BoxesConfig(path=write_fragile_detector(tmp_path / "d.onnx"), boxes="found")
-    with BoxesDetector(config, at_once=2) as detector:
-        with pytest.raises(Exception, match="[Rr]eshape"):  # of each runtime's own kind
-            detector.detect_many(grey_frames(0, 255))
-        assert [len(found) for found in detector.detect_many(grey_frames(0, 1))] == [1, 1]
+    config = BoxesConfig(path=write_fragile_detector(tmp_path / "d.onnx"), boxes="found", resize="stretch", threads=8)
+    with BoxesDetector(config, at_once=4) as detector:
+        with pytest.raises(Exception, match=r"[Rr]eshape"):  # of each runtime's own kind
+            detector.detect_many(grey_frames(0, 255, 1, 255))
+        assert [len(found) for found in detector.detect_many(grey_frames(*range(8)))] == [1] * 8
 
 
 @pytest.mark.usefixtures("runtime")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -34,8 +35,8 @@ class Broker:
     Sessions survive `stop`, so that a reader gets what comes after the next `start` before it is connected again.
     """
 
-    def __init__(self, folder: Path, *, user: str = "reidge", password: str = "secret") -> None:
-        self.user, self.password = user, password
+    def __init__(self, folder: Path, *, user: str = "reidge", password: str = "secret", options: str = "") -> None:
+        self.user, self.password, self.options = user, password, options
         self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
@@ -49,7 +50,7 @@ class Broker:
         subprocess.run([PASSWORDS, "-b", users, self.user, self.password], check=True, capture_output=True)
         (self.folder / "mosquitto.conf").write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {users}\nuser {getuser()}\n"
-            f"persistence true\npersistence_location {self.folder}/\n"
+            f"persistence true\npersistence_location {self.folder}/\n{self.options}"
         )
         self.start()
         return self
@@ -72,10 +73,16 @@ class Broker:
             time.sleep(0.02)
         raise AssertionError(f"mosquitto does not listen on port {self.port}")
 
+    def signal(self, number: int) -> None:
+        """Send it a signal: SIGSTOP makes it stand still."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         """End it; whoever connects then is refused."""
         if self._process is not None:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)
             self._process.wait()
             self._process = None
 
