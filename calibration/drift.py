@@ -104,6 +104,7 @@ class DriftReport:
     cosine_then: float | None
     """Mean cosine with the float embeddings, on held-out crops at the export."""
     cosine_now: float
+    """A crop whose embedding is not finite counts as 0."""
     pairs_now: int
     """Pairs of tracklets in view at the same time."""
     rates_now: Rates | None
@@ -140,7 +141,7 @@ def find_drift(
     now = take_snapshot(graph, folder, then.ranges, size=size, resize=resize, seed=seed, threads=threads)
     precision: Precision = "int8" if "int8" in manifest.precisions else "float"
     threshold = manifest.threshold.get(precision, ThresholdReport())
-    found_ND, pairs = run_as_deployed(
+    found_ND, pairs, broken = run_as_deployed(
         bundle, precision, folder, separate_views=separate_views, seed=seed, threads=threads
     )
     least = threshold.min_similarity
@@ -154,6 +155,7 @@ def find_drift(
     findings = [
         *judge_numbers(now, limits),
         *judge_cameras(then, now),
+        *judge_finite(broken, precision),
         *judge_appearance(appearance, limits),
         *judge_int8(cosine_then, cosine_now, saturation, limits, gate=gate_of(manifest)),
         *judge_threshold(threshold, rates, limits),
@@ -176,8 +178,11 @@ def find_drift(
 
 def run_as_deployed(
     bundle: Bundle, precision: Precision, folder: CropFolder, *, separate_views: bool, seed: int, threads: int | None
-) -> tuple[NDArray[np.float32], PairSimilarities]:
-    """The embeddings of the snapshot's crops, and pairs of tracklets, by the graph that runs at the site."""
+) -> tuple[NDArray[np.float32], PairSimilarities, float]:
+    """The embeddings of the snapshot's crops, and pairs of tracklets, by the graph that runs at the site.
+
+    Embeddings that are not finite are given as 0, near to nobody; the last value is their share.
+    """
     paired = sample_records(folder.records, max_tracklets=THRESHOLD_TRACKLETS, seed=seed)
     size, resize = bundle.manifest.input.size, bundle.manifest.input.resize
     with open_encoder(bundle, precision=precision, threads=threads) as encoder:
@@ -188,8 +193,10 @@ def run_as_deployed(
             return np.concatenate([encoder.embed(batch) for batch in batches])
 
         found_ND, paired_ND = embed(draw(folder.records, seed)), embed(paired)
+    broken = [~np.isfinite(part_ND).all(axis=1) for part_ND in (found_ND, paired_ND)]
+    found_ND[broken[0]], paired_ND[broken[1]] = 0, 0
     pairs = collect_pairs(paired_ND, [folder.records[at] for at in paired], separate_views=separate_views)
-    return found_ND, pairs
+    return found_ND, pairs, float(np.concatenate(broken).mean())
 
 
 def compare_saturation(then: Snapshot, now: Snapshot) -> tuple[Saturation, ...]:
@@ -213,6 +220,16 @@ def judge_cameras(then: Snapshot, now: Snapshot) -> Iterator[Finding]:
     """Whether there are cameras that the calibration never saw."""
     if new := sorted(set(now.camids_N.tolist()) - set(then.camids_N.tolist())):
         yield Finding(level="look", reason=f"the calibration saw no camera named {', '.join(new)}.")
+
+
+def judge_finite(broken: float, precision: Precision) -> Iterator[Finding]:
+    """Whether every crop has an embedding at all; one that is not finite matches nobody, and no mean shows it."""
+    if broken > 0:
+        yield Finding(
+            level="recalibrate",
+            reason=f"{'INT8' if precision == 'int8' else 'the float graph'} gives {broken:.1%} of the crops "
+            "embeddings that are not finite.",
+        )
 
 
 def judge_appearance(found: Appearance, limits: DriftLimits) -> Iterator[Finding]:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from reidge.calibration.drift import DriftLimits, DriftReport, Saturation, find_drift, judge_int8, judge_threshold
 from reidge.calibration.snapshot import CALIBRATION_NAME, read_snapshot, take_snapshot
@@ -57,6 +60,42 @@ def test_a_camera_that_was_never_calibrated_on_is_worth_a_look(
 ) -> None:
     report = drift_of(site_bundle, harvest_site(seed=1, cameras=("hall", "gate")))
     assert (report.verdict, report.reasons) == ("look", ("the calibration saw no camera named gate.",))
+
+
+def break_bright_crops(graph: Path) -> None:
+    """Give crops whose mean is above 135 an embedding of NaN, and change no other."""
+    model = onnx.load(graph)
+    (output,) = model.graph.output
+    crops = model.graph.input[0].name
+    last = next(node for node in model.graph.node if output.name in node.output)
+    last.output[:] = ["sound"]
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", [crops], ["whole"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["whole"], ["mean_N3"], axes=[1, 2], keepdims=0),
+            helper.make_node("ReduceMean", ["mean_N3"], ["mean_N1"], axes=[1], keepdims=1),
+            helper.make_node("Sub", ["limit", "mean_N1"], ["left"]),
+            helper.make_node("Sqrt", ["left"], ["root"]),
+            helper.make_node("Mul", ["root", "next_to_nothing"], ["nothing"]),
+            helper.make_node("Add", ["sound", "nothing"], [output.name]),
+        ]
+    )
+    for name, value in (("limit", 135), ("next_to_nothing", 1e-9)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+    onnx.save(model, graph)
+
+
+def test_embeddings_that_are_not_finite_are_never_fine(
+    site_bundle: Path, harvest_site: Callable[..., Path], describe_again: Callable[..., None]
+) -> None:
+    break_bright_crops(site_bundle / "encoder.int8.onnx")
+    describe_again(site_bundle)
+    report = drift_of(site_bundle, harvest_site(seed=1, light=lambda image: 1.1 * image))
+    assert report.verdict == "recalibrate"
+    (reason,) = (reason for reason in report.reasons if "not finite" in reason)
+    assert reason.startswith("INT8 gives ")
+    assert 0 < report.cosine_now < 1
+    json.loads(json.dumps(asdict(report)), parse_constant=pytest.fail)  # JSON knows no NaN
 
 
 def test_six_people_prove_nothing_and_that_is_said(site_bundle: Path, harvest_site: Callable[..., Path]) -> None:
