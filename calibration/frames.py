@@ -62,7 +62,7 @@ def read_frame_sets(sources: Sequence[str | Path], *, size: tuple[int, int], cou
         raise InputError(f"{count} frames are too few: at least {HELD_OUT_EVERY} are needed, 192 are a good start.")
     paths = [check_source(source) for source in sources]
     share = -(-count // len(paths))
-    taken = [letterbox(image_HW3, size)[0] for path in paths for image_HW3 in spread(path, share)]
+    taken = [frame_HW3 for path in paths for frame_HW3 in spread(path, share, size=size)]
     if len(taken) < HELD_OUT_EVERY:
         raise InputError(f"the footage has only {len(taken)} frames. Give recordings of some minutes.")
     frames_NHW3 = np.stack(thin(taken, count))
@@ -86,25 +86,28 @@ def check_source(source: str | Path) -> Path:
     return path
 
 
-def spread(source: Path, count: int) -> Iterator[NDArray[np.uint8]]:
-    """About `count` frames of one source, evenly spaced, never many more."""
+def spread(source: Path, count: int, *, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """About `count` frames of one source in the letterbox, evenly spaced, never many more.
+
+    No more than one of them is in memory as large as it was recorded.
+    """
     if source.is_dir() or source.suffix.lower() in PICTURES:
         paths = pictures_of(source) if source.is_dir() else [source]
-        yield from (read_image(path) for path in thin(paths, count))
+        yield from (letterbox(read_image(path), size)[0] for path in thin(paths, count))
         return
     seconds = count_frames(str(source), Span(max_fps=1.0))
     frames = count_frames(str(source))
     if not frames or not seconds or frames <= count:  # short, or its length is not known: each frame is as good
         start = islice(read_footage(str(source), camid=""), 4 * count)
-        yield from thin([frame.image for frame in start], count)
+        yield from thin([letterbox(frame.image, size)[0] for frame in start], count)
     elif frames > FAR_APART * count:
         for second in np.linspace(0, seconds, count, endpoint=False):
             frame = next(read_footage(str(source), camid="", span=Span(since=float(second))), None)
             if frame is not None:
-                yield frame.image
+                yield letterbox(frame.image, size)[0]
     else:
         span = Span(max_fps=count / seconds)
-        yield from (frame.image for frame in read_footage(str(source), camid="", span=span))
+        yield from (letterbox(frame.image, size)[0] for frame in read_footage(str(source), camid="", span=span))
 
 
 def thin(items: Sequence[Item], count: int) -> list[Item]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import cv2
@@ -37,12 +38,27 @@ def test_each_source_has_its_share_and_frames_are_evenly_spread(tmp_path: Path, 
 def test_long_recordings_are_searched_and_short_ones_decoded(
     walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = list(spread(walks["cam1"], 6))  # 120 frames, 12 s
+    decoded = list(spread(walks["cam1"], 6, size=(90, 160)))  # 120 frames, 12 s
     monkeypatch.setattr(module, "FAR_APART", 5)
-    searched = list(spread(walks["cam1"], 6))
+    searched = list(spread(walks["cam1"], 6, size=(90, 160)))
     assert len(decoded) == len(searched) == 6
     for one, other in zip(decoded, searched, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("length", [120, 0], ids=["short", "of unknown length"])
+def test_a_recording_is_not_held_as_large_as_it_is(
+    walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(module, "count_frames", lambda source, span=None: length)
+    tracemalloc.start()
+    try:
+        frames = list(spread(walks["cam1"], 150, size=(18, 32)))  # 120 frames of 172,800 bytes
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(frames) == 120
+    assert most < 20 * 172_800
 
 
 def test_the_fingerprint_is_of_the_calibration_frames(tmp_path: Path) -> None:
