@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from reidge.edge.errors import ReidgeError
+from reidge.edge.log import PLAIN, logging_to, redact_tracebacks
 from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
 
 STAGES = {
     "demo": "run the whole trip on a simulated site and score every stage",
@@ -45,11 +49,17 @@ def load_stage(name: str) -> Stage:
     return cast("Stage", importlib.import_module(f"reidge.cli.{name.replace(' ', '_')}"))
 
 
+class Parser(argparse.ArgumentParser):
+    """Repeats what it does not understand without the passwords of addresses in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments and end with exit status 2."""
+        super().error(redact_text(message))
+
+
 def build_parser(stage: str | None) -> argparse.ArgumentParser:
     """Build the parser; only `stage` gets its arguments, the rest their line in the overview."""
-    parser = argparse.ArgumentParser(
-        prog="reidge", description="Unlabeled camera footage in, live person re-identification out."
-    )
+    parser = Parser(prog="reidge", description="Unlabeled camera footage in, live person re-identification out.")
     parser.add_argument("--version", action="version", version=f"reidge {version('reidge')}")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, summary in STAGES.items():
@@ -82,10 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 done, 1 failed, 2 wrong usage or input."""
     argv = join_stage(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv[0] if argv and argv[0] in STAGES else None).parse_args(argv)
+    redact_tracebacks()
+    with logging_to(getattr(args, "log", "text")):
+        return run_stage(args)
+
+
+def run_stage(args: argparse.Namespace) -> int:
+    """Run the stage that was asked for; a failure is one line of the log."""
     try:
         return load_stage(args.stage).run(args)
     except ReidgeError as error:
-        print(f"reidge {args.stage}: {explain(error)}", file=sys.stderr)
+        log.error("reidge %s: %s", args.stage, explain(error), extra=PLAIN)
         return error.exit_status
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,10 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ModuleNotFoundError) as error:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("reidge"):
             raise
-        print(f"reidge {args.stage}: {explain(error)}", file=sys.stderr)
+        log.error("reidge %s: %s", args.stage, explain(error), extra=PLAIN)
         return 1
     except KeyboardInterrupt:
-        print(f"reidge {args.stage}: interrupted", file=sys.stderr)
+        log.error("reidge %s: interrupted", args.stage, extra=PLAIN)
         return 130
 
 

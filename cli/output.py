@@ -15,6 +15,13 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=False, help="print one machine-readable JSON object")
 
 
+def add_log_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--log`."""
+    parser.add_argument(
+        "--log", choices=["text", "json"], default="text", help="lines on stderr: text, or one JSON object each"
+    )
+
+
 def emit(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     """Print figures to stdout: a JSON object on one line with `--json`, else one aligned line each."""
     if args.json:

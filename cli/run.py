@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reidge.cli.output import add_json_argument, emit
+from reidge.cli.output import add_json_argument, add_log_argument, emit
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting, e.g. cameras.0.max_fps=5"
     )
     add_json_argument(parser)
+    add_log_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reidge.edge.errors import InputError
-from reidge.edge.redact import redact_text
+from reidge.edge.redact import is_secret_name, redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,8 +87,16 @@ def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> C
         if problem["type"] == "missing":
             raise InputError(f"{where}: the key {key!r} is missing.") from error
         got = redact_text(problem["input"]) if isinstance(problem["input"], str) else problem["input"]
-        shown = "" if isinstance(got, dict | list) else f" (got {got!r})"
-        raise InputError(f"{where}: {key or 'the whole'}: {problem['msg']}{shown}.") from error
+        secret = any(map(is_secret_name, place))
+        shown = "" if secret or isinstance(got, dict | list) else f" (got {got!r})"
+        raise InputError(f"{where}: {key or 'the whole'}: {redact_text(problem['msg'])}{shown}.") from error
+
+
+def describe_yaml_error(error: Exception) -> str:
+    """What is wrong with a YAML text and where, without the lines themselves: one of them may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    return f"{getattr(error, 'problem', None) or type(error).__name__}{place}"
 
 
 def _copied(value: Any) -> Any:

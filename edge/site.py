@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, Field
@@ -18,17 +16,15 @@ from reidge.edge.errors import InputError
 from reidge.edge.governor import LoadConfig
 from reidge.edge.outputs import OutputConfig
 from reidge.edge.quality import QualityConfig
-from reidge.edge.redact import redact_text
-from reidge.edge.settings import apply_overrides, validate
+from reidge.edge.secrets import fill_in
+from reidge.edge.settings import apply_overrides, describe_yaml_error, validate
 from reidge.edge.sightings import EvidenceConfig
 from reidge.edge.tracker import TrackerConfig
 from reidge.edge.watchdog import WatchdogConfig
 from reidge.edge.web import WebConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+    from collections.abc import Sequence
 
 
 class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
@@ -82,25 +78,26 @@ class Site(BaseModel, frozen=True, extra="forbid"):
 def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
     """Read a site file.
 
-    `${NAME}` and `${NAME:-default}` are taken from the environment; relative paths start at the file's folder.
+    Secrets and variables are filled in by `reidge.edge.secrets`; relative paths start at the file's folder.
 
     Args:
         path: The YAML file.
         overrides: `key=value` pairs that replace what the file says, e.g. `cameras.0.source=a.mp4`.
 
     Raises:
-        InputError: The file is missing or no YAML, a variable is not set, or a key is unknown or has a wrong value.
+        InputError: The file is missing or no YAML, a variable or a secret's file is missing, or a key is unknown or has
+            a wrong value.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {redact_text(' '.join(str(error).split()))}") from error
+        raise InputError(f"{path} is not YAML: {describe_yaml_error(error)}. Correct it there.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} has no settings. See examples/ for a site file.")
     values = apply_overrides(values, overrides)
-    values = _map_texts(values, lambda text: _expand(text, path))
+    values = fill_in(values, path)
     site = validate(Site, values, where=str(path))
     names = [camera.name for camera in site.cameras]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -132,24 +129,3 @@ def _resolve(site: Site, folder: Path) -> Site:
             "outputs": site.outputs.inside(folder),
         }
     )
-
-
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _map_texts(inner, change) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_map_texts(inner, change) for inner in value]
-    return change(value) if isinstance(value, str) else value
-
-
-def _expand(text: str, path: Path) -> str:
-    def replace(found: re.Match[str]) -> str:
-        name, default = found.group(1), found.group(2)
-        value = os.environ.get(name, default)
-        if value is None:
-            raise InputError(
-                f"{path}: the environment variable {name} is not set. Set it or write ${{{name}:-default}}."
-            )
-        return value
-
-    return _VARIABLE.sub(replace, text)

@@ -31,6 +31,7 @@ from reidge.edge.bundle import (
     ThresholdReport,
     describe_file,
 )
+from reidge.edge.redact import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,6 +112,13 @@ def make_tiny_bundle() -> Callable[[Path], Path]:
 def tiny_bundle(tmp_path: Path) -> Path:
     """A bundle folder of its own for each test; input 32x16, embedding 24-d, float only."""
     return write_tiny_bundle(tmp_path / "tiny_bundle")
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> Iterator[None]:
+    """What one test calls a secret may stand in the messages that another one expects."""
+    yield
+    KNOWN.forget()
 
 
 SHARED = Path(__file__).parents[1].parent / "shared"

@@ -23,7 +23,7 @@ ALLOWED = {
 }
 # What training and the edge agree on: folders, files, settings and the words for failures; never the edge's machinery.
 CONTRACT = {f"reidge.edge.{name}" for name in ("bundle", "crops", "errors", "progress", "settings")}
-AT_THE_FRONT_DOOR = {"reidge.edge.errors", "reidge.edge.progress", "reidge.edge.redact"}
+AT_THE_FRONT_DOOR = {"reidge.edge.errors", "reidge.edge.log", "reidge.edge.progress", "reidge.edge.redact"}
 EXTRAS = {
     "edge": {"edge", "cpu", "cuda"},
     "calibration": {"edge", "cpu", "export"},  # activation ranges are observed in the exported graph

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reidge.edge.errors import InputError
+from reidge.edge.redact import redact_text
 from reidge.edge.site import load_site
 
 MINIMAL = """
@@ -143,3 +144,31 @@ def test_no_wrong_setting_shows_a_password(tmp_path: Path, text: str, override: 
         load_site(write(tmp_path, text), [] if override is None else [override])
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bundle: b\ncameras: []\npassword: top-secret: x",
+        "bundle: b\ncameras: [{name: a, source: s, password: top-secret}]",
+        "bundle: b\ncameras: [{name: a, source: s, token: [top-secret]}]",
+        "bundle: b\ncameras: [{name: a, source: s, start: top-secret}]\npassword: top-secret",
+    ],
+)
+def test_a_secret_beside_a_mistake_is_not_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_site(write(tmp_path, text))
+    assert "top-secret" not in redact_text(str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_file_is_refused_with_the_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not YAML: mapping values are not allowed here in line 2, column 12"):
+        load_site(write(tmp_path, "bundle: b\npassword: x: y"))
+
+
+def test_a_password_from_a_file_reaches_the_camera(tmp_path: Path) -> None:
+    (tmp_path / "cam1").write_text("p@ss:w/rd\n")
+    (tmp_path / "cam1").chmod(0o600)
+    site = load_site(write(tmp_path), ["cameras.0.source=rtsp://viewer:${file:cam1}@host/stream"])
+    assert site.cameras[0].source == "rtsp://viewer:p%40ss%3Aw%2Frd@host/stream"
