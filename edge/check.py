@@ -15,6 +15,7 @@ from reidge.edge.detectors import open_detector
 from reidge.edge.errors import ReidgeError
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import IN_MEMORY
+from reidge.edge.outputs.broker import BrokerRefusal, Connection, tls_context
 from reidge.edge.redact import redact, redact_text
 from reidge.edge.service import open_gallery
 from reidge.edge.sources import open_source
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from reidge.edge.camera import CameraConfig
+    from reidge.edge.outputs.mqtt import MqttConfig
     from reidge.edge.site import Site
 
 MOMENT = 2.0
@@ -37,7 +39,7 @@ class Finding:
     part: str
     """Section of the site file, or `camera <name>`."""
     state: Literal["ok", "away", "wrong"]
-    """away: a camera that does not answer now; `reidge run` waits for it."""
+    """away: a camera or broker that does not answer now; `reidge run` waits for it."""
     text: str
     """One line."""
     exit_status: int = 0
@@ -53,6 +55,8 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield _tried("detector", lambda: _check_detector(site))
     yield _tried("storage", lambda: _writable(site.storage.gallery))
     yield _tried("outputs", lambda: _check_outputs(site))
+    if site.outputs.mqtt is not None:
+        yield _try_broker(site.outputs.mqtt)
     for attempt in cameras:
         yield attempt.finding()
 
@@ -80,6 +84,20 @@ def _check_detector(site: Site) -> str:
 def _check_outputs(site: Site) -> str:
     paths = [path for path in (site.outputs.events, site.outputs.tracks) if path not in (None, "-")]
     return "; ".join(_writable(path) for path in paths if path is not None) or "stdout"
+
+
+def _try_broker(config: MqttConfig) -> Finding:
+    """Connect once; a broker that is away now is waited for by the run, one that refuses is waited for in vain."""
+    part = "outputs.mqtt"
+    try:
+        tls = None if config.tls is None else tls_context(config.tls)
+        with Connection(config, client_id=f"{config.name}-check", tls=tls):
+            return Finding(part=part, state="ok", text=f"{config.address} lets us in; {_writable(config.spool)}")
+    except (ReidgeError, ModuleNotFoundError, BrokerRefusal) as error:
+        return _tried(part, _raising(error))
+    except Exception as error:  # of many kinds, from the network, TLS and paho
+        text = redact_text(f"{config.address}: {' '.join(str(error).split()) or type(error).__name__}")
+        return Finding(part=part, state="away", text=f"{text}; events wait in the spool")
 
 
 def _writable(path: Path | str) -> str:

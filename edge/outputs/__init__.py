@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from reidge.edge.metrics import Metrics
     from reidge.edge.outputs.worker import Output
 
-CLOSE_SECONDS = 2.0
-"""What the end of a run may wait for its outputs, all together."""
+CLOSE_SECONDS = 1.5
+"""How long the end of a run waits for events to get out, over all outputs."""
+GOODBYE_SECONDS = 0.5
+"""How long it waits then for the threads of the outputs."""
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,10 @@ class Outputs:
         return all([output.flush(deadline) for output in self._outputs])
 
     def _close(self) -> None:
-        deadline = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + CLOSE_SECONDS + GOODBYE_SECONDS
+        self.flush(CLOSE_SECONDS)
+        for output in self._outputs:  # all before the first is waited for: one that hangs takes no time from others
+            output.leave()
         for output in self._outputs:
             output.close(deadline)
 

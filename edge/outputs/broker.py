@@ -65,7 +65,11 @@ class BrokerConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class BrokerError(ConnectionError):
-    """The broker refused, went silent or closed the connection."""
+    """The broker went silent or closed the connection."""
+
+
+class BrokerRefusal(BrokerError):
+    """The broker does not want us: a wrong password, as a rule."""
 
 
 def tls_context(config: TlsConfig) -> ssl.SSLContext:
@@ -93,6 +97,9 @@ class Connection:
         tls: From `tls_context`, or None.
         will: Topic and payload, retained, that the broker publishes should this connection be lost.
         wake: A socket on which a byte ends the waiting of `turn`.
+
+    Raises:
+        OSError: On entering: the broker is not reached, refuses or does not answer. Its text holds no secret.
     """
 
     def __init__(
@@ -101,14 +108,14 @@ class Connection:
         *,
         client_id: str,
         tls: ssl.SSLContext | None,
-        will: tuple[str, bytes],
-        wake: socket.socket,
+        will: tuple[str, bytes] | None = None,
+        wake: socket.socket | None = None,
     ) -> None:
         self._config = config
         self._client = _client(config, client_id, tls, will)
         self._wake = wake
         self._connected = False
-        self._failure: str | None = None
+        self._failure: BrokerError | None = None
         self._acknowledged: list[int] = []
 
     def __enter__(self) -> Connection:
@@ -151,16 +158,17 @@ class Connection:
             waits = isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
             poll = select.poll()
             poll.register(connection.fileno(), select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
-            poll.register(self._wake.fileno(), select.POLLIN)
+            if self._wake is not None:
+                poll.register(self._wake.fileno(), select.POLLIN)
             ready = dict(poll.poll(0 if waits else 1000 * seconds))
-            if self._wake.fileno() in ready:
+            if self._wake is not None and self._wake.fileno() in ready:
                 self._wake.recv(4096)
             if waits or ready.get(connection.fileno(), 0) & ~select.POLLOUT:
                 self._client.loop_read()
             self._client.loop_write()
             self._client.loop_misc()
         if self._failure is not None:
-            raise BrokerError(self._failure)
+            raise self._failure
         if self._client.socket() is None:
             raise BrokerError("the connection was lost")
         arrived, self._acknowledged = self._acknowledged, []
@@ -176,16 +184,16 @@ class Connection:
     def _on_connect(self, _: Client, __: Any, ___: Any, reason: Any, ____: Any) -> None:
         self._connected = not reason.is_failure
         if reason.is_failure:
-            self._failure = f"the broker refuses: {reason}"
+            self._failure = BrokerRefusal(f"the broker refuses: {reason}")
 
     def _on_disconnect(self, _: Client, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        self._failure = self._failure or f"the connection was lost: {reason}"
+        self._failure = self._failure or BrokerError(f"the connection was lost: {reason}")
 
     def _on_publish(self, _: Client, __: Any, message: int, ___: Any, ____: Any) -> None:
         self._acknowledged.append(message)
 
 
-def _client(config: BrokerConfig, client_id: str, tls: ssl.SSLContext | None, will: tuple[str, bytes]) -> Client:
+def _client(config: BrokerConfig, client_id: str, tls: ssl.SSLContext | None, will: tuple[str, bytes] | None) -> Client:
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
@@ -196,6 +204,6 @@ def _client(config: BrokerConfig, client_id: str, tls: ssl.SSLContext | None, wi
         client.username_pw_set(config.user, None if config.password is None else config.password.get_secret_value())
     if tls is not None:
         client.tls_set_context(tls)
-    topic, payload = will
-    client.will_set(topic, payload, qos=1, retain=True)
+    if will is not None:
+        client.will_set(will[0], will[1], qos=1, retain=True)
     return client

@@ -63,7 +63,7 @@ class JsonLines(Output):
             raise error
 
     def close(self, deadline: float) -> None:
-        """Write what can be written until `deadline`, then let go of the file."""
+        """Let go of the file too."""
         super().close(deadline)
         if not self.is_alive():
             self._let_go()

@@ -65,6 +65,11 @@ class MqttConfig(BrokerConfig, frozen=True, extra="forbid"):
     spool_mib: float = Field(64.0, gt=0)
     """Its size at most; beyond it the oldest events are lost. An event takes about 400 bytes."""
 
+    @property
+    def name(self) -> str:
+        """Who connects."""
+        return self.client_id or f"reidge-{self.site}"
+
     def inside(self, folder: Path) -> MqttConfig:
         """Make relative paths start at `folder`."""
         tls = self.tls
@@ -157,11 +162,15 @@ class MqttOutput(Output):
             )
         return not self.spool.pending or not self.spool.kept
 
-    def close(self, deadline: float) -> None:
-        """Deliver what can be delivered until `deadline`, say goodbye to the broker, keep the rest for the next run."""
-        super().close(deadline - GOODBYE_SECONDS)
+    def leave(self) -> None:
+        """Ask both threads to end; the one to the broker says goodbye."""
+        super().leave()
         self._leaving.set()
         self._rouse()
+
+    def close(self, deadline: float) -> None:
+        """Keep what the broker has not acknowledged for the next run."""
+        super().close(deadline)
         if self._link.is_alive():
             self._link.join(max(0.1, deadline - time.monotonic()))
         self.spool.close()
@@ -212,7 +221,7 @@ class MqttOutput(Output):
         assert self._wake is not None
         with Connection(
             self.config,
-            client_id=self.config.client_id or f"reidge-{self.config.site}",
+            client_id=self.config.name,
             tls=self._tls,
             will=(f"{self._root}/status", _status("offline", reason="the connection was lost")),
             wake=self._wake[1],

@@ -132,12 +132,14 @@ class Output(threading.Thread, ABC):
         with self._changed:
             return self._changed.wait_for(self._empty, max(0.0, deadline - time.monotonic()))
 
-    def close(self, deadline: float) -> None:
-        """Deliver what can be delivered until `deadline` (`time.monotonic()`), then let go."""
-        self.flush(deadline)
+    def leave(self) -> None:
+        """Ask the thread to end once nothing waits, or after one more attempt."""
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
+
+    def close(self, deadline: float) -> None:
+        """After `leave`: wait for the thread until `deadline` (`time.monotonic()`), and let go."""
         if self.is_alive():
             self.join(max(0.1, deadline - time.monotonic()))
         with self._changed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reidge.edge.camera import CameraConfig
+from reidge.edge.check import Finding, check_site
 from reidge.edge.errors import InputError
 from reidge.edge.events import Event, iso_time
 from reidge.edge.metrics import Metrics
-from reidge.edge.outputs import OutputConfig, Outputs
+from reidge.edge.outputs import OutputConfig, Outputs, mqtt
+from reidge.edge.outputs import broker as broker_module
 from reidge.edge.outputs.mqtt import MqttConfig
 from reidge.edge.settings import validate
+from reidge.edge.site import Site
 from tests.servers.broker import Broker, Reader, need_mosquitto
+from tests.servers.disk import largest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,6 +178,115 @@ def test_a_broker_that_refuses_is_said_without_the_password(broker: Broker, capl
     assert "the broker refuses" in caplog.text
     assert "wr@ng" not in caplog.text + str(outputs.trouble)
     assert "1 events wait in the spool for the next run" in caplog.text
+
+
+def test_a_broker_that_stands_still_is_left_and_found_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "ACKNOWLEDGE_SECONDS", 1.0)
+    with Reader(broker) as reader, Outputs(config_of(broker)) as outputs:
+        outputs.write(sighting(0))
+        wait_until(lambda: len(reader.events) == 1)
+        broker.signal(signal.SIGSTOP)
+        outputs.write(sighting(1))
+        wait_until(lambda: "acknowledged nothing" in str(outputs.trouble))
+        broker.signal(signal.SIGCONT)
+        wait_until(lambda: len(reader.events) >= 2 and not outputs.trouble)
+    assert without_repeats(reader.events) == [0, 1]
+
+
+def test_a_broker_that_takes_connections_and_never_answers_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = MqttConfig(host="127.0.0.1", port=silent.getsockname()[1], spool=tmp_path / "spool")
+        with Outputs(OutputConfig(events=None, mqtt=settings)) as outputs:
+            wait_until(lambda: "takes connections and does not answer" in str(outputs.trouble))
+
+
+def test_a_full_disk_does_not_keep_events_from_the_broker(broker: Broker) -> None:
+    with Reader(broker) as reader, Outputs(config_of(broker)) as outputs:
+        wait_until(lambda: not outputs.trouble)
+        with largest_file(300):  # not one event fits
+            for number in range(50):
+                outputs.write(sighting(number))
+            wait_until(lambda: len(reader.events) == 50)
+        assert outputs.flush(10)
+    assert track_ids(reader) == list(range(50))
+    assert outputs.lost == 0
+
+
+def test_beyond_the_bound_of_the_spool_the_oldest_are_lost_and_counted(broker: Broker) -> None:
+    broker.stop()
+    size = len(sighting(100).model_dump_json()) + 1
+    metrics = Metrics()
+    with Outputs(config_of(broker, spool_mib=50 * size / 2**20), metrics=metrics) as outputs:
+        for number in range(100, 200):
+            outputs.write(sighting(number))
+        assert outputs.flush(10)
+        lost = outputs.lost
+        assert 50 <= lost < 60
+        assert metrics.summary()["gauges"]["output_waiting"] == {"mqtt": 100 - lost}
+        broker.start()
+        with Reader(broker) as reader:
+            wait_until(lambda: len(reader.events) == 100 - lost)
+    assert track_ids(reader) == list(range(100 + lost, 200))
+    assert metrics.summary()["counters"]["output_lost"] == {"mqtt": lost}
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority, and a certificate for `localhost` that it signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder.mkdir()
+    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+        "req -newkey rsa:2048 -nodes -keyout broker.key -out broker.csr -subj /CN=localhost",
+        "x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out broker.pem -days 2 -extfile names",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+def test_over_tls_the_broker_is_recognised_by_its_authority(tmp_path: Path) -> None:
+    need_mosquitto()
+    make_certificates(tmp_path / "pki")
+    with Broker(tmp_path / "broker", password=PASSWORD, options=f"""
+certfile {tmp_path}/pki/broker.pem
+keyfile {tmp_path}/pki/broker.key
+""") as broker:  # fmt: skip
+        trusted = {"host": "localhost", "tls": {"ca": tmp_path / "pki" / "ca.pem"}}
+        with Outputs(config_of(broker, **trusted)) as outputs:
+            for number in range(200):
+                outputs.write(sighting(number))
+            wait_until(lambda: not outputs.trouble)
+            wait_until(lambda: outputs.flush(10) and outputs.lost == 0)
+        for untrusted in ({"host": "localhost", "tls": {}}, trusted | {"host": "127.0.0.1"}):
+            with Outputs(config_of(broker, **untrusted)) as outputs:
+                wait_until(lambda outputs=outputs: "CERTIFICATE_VERIFY_FAILED" in str(outputs.trouble))  # type: ignore[misc]
+
+
+def test_a_certificate_that_is_missing_is_one_line_at_the_start(tmp_path: Path) -> None:
+    settings = MqttConfig.model_validate({"host": "h", "spool": tmp_path / "s", "tls": {"ca": tmp_path / "none.pem"}})
+    with (
+        pytest.raises(InputError, match=r"none\.pem: No such file or directory\. Give certificates as PEM files"),
+        Outputs(OutputConfig(events=None, mqtt=settings)),
+    ):
+        pass
+
+
+def test_the_check_tells_whether_the_broker_lets_us_in(broker: Broker, tiny_bundle: Path, still: Path) -> None:
+    def found(**settings: Any) -> Finding:
+        camera = CameraConfig(name="cam1", source=str(still))
+        site = Site(bundle=tiny_bundle, cameras=(camera,), outputs=config_of(broker, **settings))
+        return next(finding for finding in check_site(site) if finding.part == "outputs.mqtt")
+
+    assert found().state == "ok"
+    refused = found(password="wrong")
+    assert (refused.state, refused.text) == ("wrong", "the broker refuses: Not authorized")
+    broker.stop()
+    assert found().state == "away"
 
 
 def test_a_wrong_setting_is_one_line() -> None:

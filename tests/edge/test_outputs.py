@@ -1,6 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,9 +16,10 @@ from reidge.edge.events import Event, iso_time
 from reidge.edge.metrics import Metrics
 from reidge.edge.outputs import OutputConfig, Outputs
 from reidge.edge.outputs.jsonl import RotationConfig
+from tests.servers.disk import largest_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def sighting(track_id: int = 1) -> Event:
@@ -24,6 +32,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def track_ids(path: Path) -> list[int]:
     return [event["track_id"] for event in read(path)]
+
+
+def wait_until(what: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.02)
 
 
 def to_file(path: Path, **settings: Any) -> OutputConfig:
@@ -116,3 +131,111 @@ def test_a_password_in_a_reason_does_not_come_out(tmp_path: Path) -> None:
         outputs.write(event)
     (written,) = read(tmp_path / "e.jsonl")
     assert (written["reason"], written["event_id"]) == ("rtsp://10.0.0.9/s is gone", event.event_id)
+
+
+def test_a_full_disk_delays_events_and_loses_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, metrics = tmp_path / "events.jsonl", Metrics()
+    with Outputs(to_file(path), metrics=metrics) as outputs:
+        with largest_file(1000):  # in the middle of a line
+            for number in range(20):
+                outputs.write(sighting(number))
+            wait_until(lambda: outputs.trouble)
+            assert not outputs.flush(0)
+            up, waiting = (metrics.summary()["gauges"][name]["events"] for name in ("output_up", "output_waiting"))
+            assert (up, waiting) == (0, 20 - path.read_text().count("\n"))
+        assert outputs.flush(10)
+        assert outputs.trouble == {}
+    assert track_ids(path) == list(range(20))
+    assert outputs.lost == 0
+    assert metrics.summary()["counters"]["output_delivered"] == {"events": 20}
+    assert "output events: OSError: [Errno 27] File too large. Events wait, at most 20000" in caplog.messages
+    assert caplog.messages[-1] == "output events: works again"
+
+
+def test_what_waits_is_bounded_and_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
+    path, metrics = tmp_path / "events.jsonl", Metrics()
+    with Outputs(to_file(path, max_waiting=10), metrics=metrics) as outputs:
+        with largest_file(0):
+            outputs.write(sighting(0))
+            wait_until(lambda: outputs.trouble)  # it holds on to the first event, beside those that wait
+            for number in range(1, 31):
+                outputs.write(sighting(number))
+        assert outputs.flush(10)
+    assert track_ids(path) == [0, *range(21, 31)]
+    assert metrics.summary()["counters"]["output_lost"] == {"events": outputs.lost} == {"events": 20}
+
+
+def test_a_disk_that_stays_full_costs_the_end_of_a_run_little_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with largest_file(0):
+        began = time.monotonic()
+        with Outputs(to_file(tmp_path / "events.jsonl")) as outputs:
+            outputs.write(sighting(1))
+        assert time.monotonic() - began < 4
+    assert outputs.lost == 1
+    assert "output events: ends with 1 events not delivered: OSError: [Errno 27] File too large" in caplog.text
+
+
+def test_a_reader_that_stands_still_holds_up_neither_the_loop_nor_the_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with Outputs(to_file(pipe, max_waiting=100)) as outputs:
+        for number in range(3000):  # more than a pipe holds
+            outputs.write(sighting(number))
+        assert not outputs.flush(0.1)
+        left = outputs.lost
+    assert left > 0
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def ended() -> bool:
+        with suppress(BlockingIOError):
+            os.read(reader, 2**16)  # lets the thread end that hangs in write
+        return all(thread.name != "output-events" for thread in threading.enumerate())
+
+    wait_until(ended)
+    os.close(reader)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_at_the_start() -> None:
+    with (
+        pytest.raises(OSError, match=r"Permission denied|Operation not permitted|No such file|Read-only"),
+        Outputs(to_file(Path("/sys/reidge/events.jsonl"))),
+    ):
+        pass
+
+
+CLOSED_READER = """
+from reidge.edge.events import Event, iso_time
+from reidge.edge.outputs import OutputConfig, Outputs
+import sys
+with Outputs(OutputConfig()) as outputs:
+    for number in range(3):
+        outputs.write(Event(event="sighting.started", captured_at=iso_time(0), track_id=number))
+    outputs.flush(0.5)
+    print(outputs.lost, outputs.trouble, file=sys.stderr)
+"""
+
+
+def test_a_reader_of_stdout_that_went_away_is_no_failure() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSED_READER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert "BrokenPipeError" in said
+    assert "ends with 3 events not delivered" in said
+    assert "Traceback" not in said
+
+
+def test_writing_never_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    event = sighting(1).model_copy(update={"track_id": object()})  # cannot be written as JSON
+    with Outputs(to_file(tmp_path / "e.jsonl")) as outputs:
+        outputs.write(event)
+        outputs.write(sighting(2))
+    assert track_ids(tmp_path / "e.jsonl") == [2]
+    assert "an event could not be handed on" in caplog.text

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from reidge.edge.errors import InputError
 from reidge.edge.outputs.spool import LITTERED, Spool
+from tests.servers.disk import largest_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +33,6 @@ def lines(*numbers: int) -> list[bytes]:
 
 def numbers(spool: Spool, after: int | None = None, most: int = 10_000) -> list[int]:
     return [int(record.line) for record in spool.read(spool.acknowledged if after is None else after, most)]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file grows beyond `size` bytes: the kernel answers as it does when a disk is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_lines_are_read_in_order_until_they_are_acknowledged(tmp_path: Path) -> None:
