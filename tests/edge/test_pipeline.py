@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -26,7 +27,12 @@ from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from reidge.edge.detection import Detections
+    from reidge.edge.detectors import Detector
+    from reidge.edge.frame import Frame
 
 
 def write_site(folder: Path, bundle: Path, walks: dict[str, Path], extra: str = "") -> Path:
@@ -214,33 +220,81 @@ def test_events_and_figures_do_not_share_stdout(tmp_path: Path, tiny_bundle: Pat
     assert main(["run", str(path), "--set", "outputs.events='-'", "--json"]) == 2
 
 
-def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identities(
-    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
-) -> None:
-    site = load_site(write_site(tmp_path, tiny_bundle, walks))
-    bundle = Bundle.load(tiny_bundle)
+class Flawed:
+    """A real detector that fails at some frames of one camera."""
+
+    def __init__(self, detector: Detector, fails_at: Callable[[Frame], bool]) -> None:
+        self._detector, self._fails_at = detector, fails_at
+
+    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
+        if any(self._fails_at(frame) for frame in frames):
+            raise RuntimeError("the device lost its way")
+        return self._detector.detect_many(frames)
+
+
+@contextmanager
+def open_pipeline(
+    path: Path, bundle_path: Path, *, fails_at: Callable[[Frame], bool] = lambda frame: False, metrics: Metrics
+) -> Iterator[Pipeline]:
+    """A pipeline that has handled the whole of a site's recordings."""
+    site, bundle = load_site(path), Bundle.load(bundle_path)
     with (
         open_detector(site.detector) as detector,
         open_encoder(bundle, "onnxruntime", threads=1) as encoder,
         open_gallery(site, bundle, encoder) as gallery,
         Outputs(OutputConfig(events=None)) as outputs,
-        TrackLog(None, walks) as tracks,
+        TrackLog(None, []) as tracks,
         Cameras(site.cameras) as cameras,
     ):
         pipeline = Pipeline(
             site,
-            detector=detector,
+            detector=cast("Detector", Flawed(detector, fails_at)),
             encoder=encoder,
             gallery=gallery,
             sink=outputs,
             tracks=tracks,
-            metrics=Metrics(),
+            metrics=metrics,
         )
         for frames in cameras.moments(threading.Event()):
             pipeline.handle(frames)
         pipeline.finish()
-    assert (pipeline.reporter.sightings, pipeline.identities) == (3, 2)
-    assert pipeline._logged == {}
+        yield pipeline
+
+
+def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identities(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    with open_pipeline(write_site(tmp_path, tiny_bundle, walks), tiny_bundle, metrics=Metrics()) as pipeline:
+        assert (pipeline.reporter.sightings, pipeline.identities) == (3, 2)
+        assert pipeline._logged == {}
+        assert all(sighting._sum_D is None for sighting in pipeline.book._ended)
+
+
+def test_a_frame_at_which_the_detector_fails_is_left_out_and_costs_no_other_camera_anything(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    metrics = Metrics()
+    path = write_site(tmp_path, tiny_bundle, walks)
+    with open_pipeline(
+        path, tiny_bundle, metrics=metrics, fails_at=lambda frame: frame.camid == "cam1" and 40 <= frame.index < 44
+    ) as pipeline:
+        assert (pipeline.reporter.sightings, pipeline.identities) == (3, 2)
+    counters = metrics.summary()["counters"]
+    assert counters["frames_failed"] == {"cam1": 4}
+    assert counters["frames_handled"] == {"cam1": 120, "cam2": 120}
+
+
+def test_pictures_that_are_no_use_are_not_embedded_and_the_reason_is_counted(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    metrics = Metrics()
+    path = write_site(tmp_path, tiny_bundle, walks)
+    with open_pipeline(path, tiny_bundle, metrics=metrics) as pipeline:
+        embedded = pipeline.embeddings
+    counters = metrics.summary()["counters"]
+    assert sum(counters["embeddings"].values()) == embedded > 0
+    assert counters["pictures_cut"]["cam1"] > 0  # on the way in and out
+    assert embedded < 2 * 3 * 4 * 5  # three people, 4 to 5 s each, 4 pictures a second at most
 
 
 def test_folders_of_outputs_are_made(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from reidge.edge.quality import cut_out, sharpness, touches_border
+from reidge.edge.quality import QualityConfig, comparable_sharpness, cut_out, find_flaw, sharpness, touches_border
 from reidge.edge.region import inside_region
+from reidge.edge.tracker import TrackedBox
 
 FRAME = np.zeros((100, 200, 3), dtype=np.uint8)
 
@@ -29,6 +30,33 @@ def test_a_crop_is_the_padded_box_within_the_frame(
     corners: tuple[float, ...], padding: float, shape: tuple[int, ...]
 ) -> None:
     assert cut_out(FRAME, box(*corners), padding=padding).shape == shape
+
+
+def tracked(*corners: float, score: float = 0.9, surprise: float = 0.0) -> TrackedBox:
+    return TrackedBox(
+        track_id=1, detection=0, box_4=box(*corners), score=score, hits=9, first_seen=0.0, surprise=surprise
+    )
+
+
+@pytest.mark.parametrize(
+    ("person", "covered_share", "flaw"),
+    [
+        (tracked(20, 10, 50, 90), 0.0, None),
+        (tracked(20, 10, 35, 50), 0.0, "small"),
+        (tracked(20, 10, 50, 90, score=0.3), 0.0, "unsure"),
+        (tracked(1, 10, 50, 90), 0.0, "cut"),
+        (tracked(20, 10, 50, 90), 0.5, "covered"),
+        (tracked(20, 10, 50, 90, surprise=0.2), 0.0, "surprising"),
+    ],
+)
+def test_only_one_whole_person_is_worth_a_look(person: TrackedBox, covered_share: float, flaw: str | None) -> None:
+    assert find_flaw(person, FRAME.shape, covered_share=covered_share, config=QualityConfig()) == flaw
+
+
+def test_whoever_comes_nearer_does_not_look_sharper() -> None:
+    far = np.random.default_rng(0).integers(0, 255, (128, 64, 3), dtype=np.uint8)
+    near = cv2.resize(far, (192, 384), interpolation=cv2.INTER_NEAREST)
+    assert comparable_sharpness(np.asarray(near, dtype=np.uint8)) == pytest.approx(comparable_sharpness(far), rel=0.01)
 
 
 def test_blur_makes_a_crop_less_sharp() -> None:
