@@ -64,9 +64,9 @@ RESNET50 = (
     "optim.lr=3.5e-4",
     "warmup.lr=3.5e-4",
     "warmup.epochs=3",
-    "warmup.iters=40",
-    "loop.epochs=2",
-    "loop.iters=40",
+    "warmup.iters=50",
+    "loop.epochs=4",
+    "loop.iters=50",
     "sampler.clusters=8",
     "sampler.images=4",
 )

@@ -21,7 +21,9 @@ class ResNetBody(nn.Module):
 
     def __init__(self, name: str, pooling: str, stripes: int) -> None:
         super().__init__()
-        trunk = getattr(torchvision.models, name.removesuffix(IBN_SUFFIX))(weights=None)
+        # Residual branches that start at zero: without them a deep network that starts from random weights stays so
+        # rough that one grey level of noise moves its embeddings (Goyal et al., 2017, section 5.1).
+        trunk = getattr(torchvision.models, name.removesuffix(IBN_SUFFIX))(weights=None, zero_init_residual=True)
         if name.endswith(IBN_SUFFIX):
             for stage in (trunk.layer1, trunk.layer2, trunk.layer3):
                 for block in stage:
