@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,15 @@ from reidge.edge.errors import InputError
 if TYPE_CHECKING:
     import argparse
 
+    from reidge.edge.site import Site
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the stage's arguments."""
     parser.add_argument("site", type=Path, metavar="SITE.yaml", help="the site file")
+    parser.add_argument(
+        "--check", action="store_true", default=False, help="try everything the site needs, say it, and run nothing"
+    )
     parser.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds of wall time")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting, e.g. cameras.0.max_fps=5"
@@ -34,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if args.seconds is not None and not args.seconds > 0:
         raise InputError(f"--seconds is {args.seconds:g}. Give more than 0.")
     site = load_site(args.site, args.set)
+    if args.check:
+        return check(args, site)
     if args.json and site.outputs.events == "-":
         raise InputError("events and --json would both go to stdout. Set outputs.events to a file.")
     recordings = not any(camera.live for camera in site.cameras)
@@ -48,3 +56,18 @@ def run(args: argparse.Namespace) -> int:
     if site.outputs.events != "-":
         emit(args, asdict(summary))
     return 0
+
+
+def check(args: argparse.Namespace, site: Site) -> int:
+    """Try everything and return the exit status that a run would begin with; a camera that is away is no failure."""
+    from reidge.edge.check import check_site
+
+    status, figures = 0, []
+    for finding in check_site(site):
+        status = max(status, finding.exit_status)
+        figures.append(asdict(finding))
+        if not args.json:
+            print(f"{finding.state:<6} {finding.part}: {finding.text}", flush=True)
+    if args.json:
+        print(json.dumps({"ok": status == 0, "findings": figures}))
+    return status

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from reidge.edge.outputs.mqtt import MqttConfig
     from reidge.edge.site import Site
 
+BLOCK = 4096
+"""Bytes that a disk must have free to count as writable."""
 MOMENT = 2.0
 """Seconds beyond its timeouts that a camera gets to show a picture."""
 
@@ -107,8 +111,13 @@ def _writable(path: Path | str) -> str:
     place = Path(path)
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
-        raise ReidgeError(f"{path} cannot be written: {place} is read-only for this user. Change that or the path.")
+    try:
+        if not place.is_dir() and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write it")
+        with tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent) as file:
+            file.write(bytes(BLOCK))
+    except OSError as error:
+        raise ReidgeError(f"{path} cannot be written: {error.strerror}. Look at {place}, or change the path.") from None
     return f"{path} can be written"
 
 
