@@ -237,7 +237,7 @@ def run_site(
             stack.enter_context(Web(site.web, metrics, health=condition.health, ready=condition.ready))
         bundle = Bundle.load(site.bundle)
         cameras = Cameras(site.cameras)
-        detector = stack.enter_context(open_detector(site.detector))
+        detector = stack.enter_context(open_detector(site.detector, at_once=len(site.cameras)))
         encoder = stack.enter_context(
             open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
         )

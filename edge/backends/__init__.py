@@ -16,7 +16,7 @@ ONNX Runtime by itself fuses no explicit Q/DQ form: its INT8 works, and is slowe
 from __future__ import annotations
 
 import importlib
-import sys
+import logging
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "BACKENDS",
@@ -163,7 +165,7 @@ class EdgeEncoder:
             left = self.backend
             following = self._others.pop(0)
             self.backend, self.precision = following.backend, following.precision
-            print(f"warning: {left} does not start: {error} Taking {self.backend} instead.", file=sys.stderr)
+            log.warning("%s does not start: %s Taking %s instead.", left, error, self.backend)
             return self._load()
 
     def _check_golden(self) -> None:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from reidge.edge.agreement import compare_detections
@@ -17,6 +18,7 @@ from reidge.edge.backends.presence import GPU_BACKENDS, absence
 from reidge.edge.bundle import BundleError, Precision
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import DetectorBundle
+from reidge.edge.detectors.foreign import MAX_BATCH
 from reidge.edge.detectors.letterbox import letterbox, restore, suppress_overlaps
 from reidge.edge.errors import InputError, ReidgeError
 
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from reidge.edge.frame import Frame
+
+log = logging.getLogger(__name__)
 
 MAX_IOU = 0.6
 GOLDEN_MIN_SCORE = 0.1
@@ -62,6 +65,8 @@ class BundleDetector:
         self.config = config
         self.bundle = DetectorBundle.load(config.path)
         self._runner, self.backend, self.precision = self._open()
+        # ONNX Runtime would build another engine, for minutes, to find out.
+        self._batches = self.backend != "onnxruntime-tensorrt" and self._takes_two()
 
     def __enter__(self) -> BundleDetector:
         return self
@@ -73,15 +78,35 @@ class BundleDetector:
 
     def detect(self, camid: str, image_HW3: NDArray[np.uint8]) -> Detections:
         """Find the people in a frame; the camera makes no difference."""
-        picture_HW3, scale = letterbox(image_HW3, self.bundle.manifest.input.size)
-        people_A5 = self._runner.run(picture_HW3[None])[0]
+        return self._detect([image_HW3])[0]
+
+    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
+        """Find the people in the frames of one moment, in batches where the graphs were exported for any number."""
+        size = MAX_BATCH if self._batches else 1
+        images = [frame.image for frame in frames]
+        batches = (images[start : start + size] for start in range(0, len(images), size))
+        return [found for batch in batches for found in self._detect(batch)]
+
+    def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        boxed = [letterbox(image_HW3, self.bundle.manifest.input.size) for image_HW3 in images]
+        people_NA5 = self._runner.run(np.stack([picture_HW3 for picture_HW3, _ in boxed]))
+        return [
+            self._people(people_A5, image_HW3, scale)
+            for people_A5, image_HW3, (_, scale) in zip(people_NA5, images, boxed, strict=True)
+        ]
+
+    def _people(self, people_A5: NDArray[np.float32], image_HW3: NDArray[np.uint8], scale: float) -> Detections:
         sure_N5 = people_A5[people_A5[:, 4] >= self.config.min_score]
         found = restore(sure_N5[:, :4], sure_N5[:, 4], image_HW3=image_HW3, scale=scale)
         return found.select(suppress_overlaps(found, max_iou=self.config.max_iou))
 
-    def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Find the people in the frames of one moment, one after the other."""
-        return [self.detect(frame.camid, frame.image) for frame in frames]
+    def _takes_two(self) -> bool:
+        """Whether the graph takes several frames, tried out: not every runtime says so before."""
+        two_NHW3 = self.bundle.golden.frames_NHW3[:2]
+        try:
+            return len(two_NHW3) == 2 and len(self._runner.run(two_NHW3)) == 2
+        except Exception:  # each runtime has its own kinds for a graph of one frame
+            return False
 
     def _open(self) -> tuple[Runner, Backend, Precision]:
         """Open a graph on the first backend whose runtime starts."""
@@ -95,7 +120,7 @@ class BundleDetector:
             except ReidgeError as error:
                 if not left:
                     raise
-                print(f"warning: {self.backend} does not start: {error} Taking {left[0]} instead.", file=sys.stderr)
+                log.warning("%s does not start: %s Taking %s instead.", self.backend, error, left[0])
 
     def _open_fastest(self, precisions: Sequence[Precision]) -> tuple[Runner, Backend, Precision]:
         """Open a graph; of several the one that is faster here, each only once it has passed the golden check."""

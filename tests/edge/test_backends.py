@@ -177,15 +177,15 @@ def test_engines_of_the_tensorrt_provider_are_kept_apart_by_file_where_only_the_
 
 
 def test_a_runtime_that_does_not_start_makes_way_for_the_next_with_a_line(
-    tiny_bundle: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, no_gpu: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = Bundle.load(tiny_bundle)
     others = [Choice(backend="onnxruntime", precision="float")]
     with EdgeEncoder(bundle, backend="onnxruntime-cuda", precision="float", threads=1, others=others) as encoder:
         assert encoder.backend == "onnxruntime"
         assert len(encoder.embed(bundle.golden.crops_NHW3)) == 16
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert line.startswith("warning: onnxruntime-cuda does not start: ")
+    (line,) = caplog.messages
+    assert line.startswith("onnxruntime-cuda does not start: ")
     assert line.endswith("Taking onnxruntime instead.")
     alone = EdgeEncoder(bundle, backend="onnxruntime-cuda", precision="float", threads=1)
     with pytest.raises(ReidgeError, match="ONNX Runtime"), alone:
@@ -193,7 +193,7 @@ def test_a_runtime_that_does_not_start_makes_way_for_the_next_with_a_line(
 
 
 def test_a_broken_package_makes_way_too(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # so that importing it fails
     monkeypatch.delitem(sys.modules, "reidge.edge.backends.openvino", raising=False)
@@ -203,7 +203,7 @@ def test_a_broken_package_makes_way_too(
     bundle = Bundle.load(tiny_bundle)
     with EdgeEncoder(bundle, backend="openvino", precision="float", threads=1, others=others) as encoder:
         assert encoder.backend == "onnxruntime"
-    assert "warning: openvino does not start: " in capsys.readouterr().err
+    assert caplog.messages[0].startswith("openvino does not start: ")
 
 
 def test_a_choice_by_measurement_goes_before_the_usual_order(tiny_bundle: Path, no_gpu: None) -> None:
