@@ -23,6 +23,7 @@ from reidge.calibration.threshold import Rates, judge_rates
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle, ThresholdReport
 from reidge.edge.crops import read_crop_folder
+from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,8 +132,10 @@ def find_drift(
         threads: Processor threads of the runtimes; None takes all cores.
 
     Raises:
-        InputError: The crop folder is unusable, or the bundle's calibration is missing or of other weights.
+        InputError: The crop folder or the seed is unusable, or the bundle's calibration is missing or of other weights.
     """
+    if seed < 0:
+        raise InputError(f"the seed must be 0 or more, got {seed}.")
     manifest = bundle.manifest
     then = read_snapshot(bundle.path / CALIBRATION_NAME, weights_sha256=manifest.provenance.weights_sha256)
     folder = leave_out_unreadable(read_crop_folder(crops))

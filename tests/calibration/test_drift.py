@@ -145,6 +145,13 @@ def test_a_folder_that_holds_no_crops_is_refused_in_one_line(
     assert "is not a crop folder" in capsys.readouterr().err
 
 
+def test_a_negative_seed_is_refused_in_one_line(
+    site_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drift", str(site_bundle), "--crops", str(tmp_path / "then"), "--seed", "-1"]) == 2
+    assert "the seed must be 0 or more, got -1." in capsys.readouterr().err
+
+
 def test_an_unknown_limit_is_refused_with_the_nearest_one(
     site_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
