@@ -155,6 +155,15 @@ class Coverage(BaseModel, frozen=True, extra="forbid"):
     """Crops passed over because one that looks the same, of the same camera, was drawn before."""
 
 
+class GivenScales(BaseModel, frozen=True, extra="forbid"):
+    """A file of scales that was taken in place of calibrating."""
+
+    source: str
+    """Name of the file and of the folder it was in."""
+    sha256: str
+    """Of the file."""
+
+
 class Provenance(BaseModel, frozen=True, extra="forbid"):
     """Where a bundle comes from."""
 
@@ -163,9 +172,11 @@ class Provenance(BaseModel, frozen=True, extra="forbid"):
     """Name of the run folder or weights file."""
     weights_sha256: str
     """Over names, shapes, types and values of all weights."""
-    calibration_sha256: str
-    """Over the calibration crops, as resized for the encoder."""
+    calibration_sha256: str | None
+    """Over the calibration crops, as resized for the encoder; None where scales were given."""
     calibration_crops: int = Field(ge=0)
+    """That ranges were taken from; 0 where scales were given."""
+    scales: GivenScales | None = None
     held_out_crops: int = Field(0, ge=0)
     coverage: Coverage | None = None
     data_sha256: str | None = None

@@ -14,6 +14,7 @@ from reidge.edge.backends import installed_backends, open_encoder
 from reidge.edge.bundle import (
     MANIFEST_NAME,
     Bundle,
+    Coverage,
     FileEntry,
     InputSpec,
     Manifest,
@@ -28,8 +29,9 @@ from reidge.edge.folder import require_free, whole_folder
 from reidge.edge.progress import Progress
 from reidge.export.judge import LabelledSplit
 from reidge.export.parity import INT8_GATE, Gate
-from reidge.export.provenance import describe_origin, hash_weights
+from reidge.export.provenance import describe_origin, hash_weights, with_scales
 from reidge.export.report import REPORT_HTML, REPORT_JSON, write_report
+from reidge.export.scales import scales_file
 from reidge.export.sensitivity import MAX_FLOAT_SHARE, Int8Search
 from reidge.export.steps import (
     ExportOptions,
@@ -210,9 +212,9 @@ def fill_bundle(job: Job, output: Path, origin: Provenance, progress: Progress) 
         accuracy={precision: found for precision, found in accuracies.items() if found is not None},
         threshold=choose_thresholds(job, pairs),
         quantisation=describe_quantisation(job, int8),
-        provenance=origin,
+        provenance=origin if job.options.scales is None else with_scales(origin, scales_file(job.options.scales)),
     )
-    warnings = find_warnings(manifest)
+    warnings = find_warnings(manifest, job.sets.coverage)
     write_report(job.folder, manifest, evidence_of(job, int8, pairs), warnings)
     progress.advance(note="report written")
     if not int8.verdict.passed and not job.options.force:
@@ -254,6 +256,8 @@ def check_options(options: ExportOptions, output: Path) -> None:
     require_free(output)
     if options.calibration_size < 1:
         raise InputError(f"the calibration size must be at least 1, got {options.calibration_size}.")
+    if options.seed < 0:
+        raise InputError(f"the seed must be 0 or more, got {options.seed}.")
     if not 0 < options.false_match_rate < 1:
         raise InputError(f"the false-match rate must be between 0 and 1, got {options.false_match_rate}.")
     if not 0 <= options.max_float_share <= 1:
@@ -290,9 +294,9 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
     return {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
 
 
-def find_warnings(manifest: Manifest) -> tuple[str, ...]:
+def find_warnings(manifest: Manifest, coverage: Coverage) -> tuple[str, ...]:
     """What the user should know although the bundle works, one line each."""
-    warnings = [] if manifest.provenance.coverage is None else list(weaknesses(manifest.provenance.coverage))
+    warnings = list(weaknesses(coverage))
     threshold, quantisation = manifest.threshold["int8"], manifest.quantisation
     if quantisation is not None and quantisation.missed:
         warnings.append(f"the INT8 graph misses its gate: {', '.join(quantisation.missed)}.")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reidge.edge.bundle import Provenance, sha256_file
+from reidge.edge.bundle import GivenScales, Provenance, sha256_file
 from reidge.edge.crops import INDEX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,6 +44,15 @@ def describe_origin(
         seed=seed,
         versions=tool_versions(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def with_scales(origin: Provenance, path: Path) -> Provenance:
+    """The same of a bundle whose ranges were given in a file of scales: no crop took part in finding them."""
+    path = path.resolve()
+    given = GivenScales(source=f"{path.parent.name}/{path.name}", sha256=sha256_file(path))
+    return origin.model_copy(
+        update={"scales": given, "calibration_sha256": None, "calibration_crops": 0, "coverage": None}
     )
 
 

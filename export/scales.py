@@ -72,6 +72,11 @@ def write_scales(path: Path, scales: Scales) -> None:
     path.write_text(scales.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
+def scales_file(path: Path) -> Path:
+    """The file of scales, or the one in a bundle."""
+    return path / SCALES_NAME if path.is_dir() else path
+
+
 def read_scales(path: Path, model: ModelProto, *, weights_sha256: str) -> Scales:
     """Read ranges that an earlier export of the same encoder found.
 
@@ -83,7 +88,7 @@ def read_scales(path: Path, model: ModelProto, *, weights_sha256: str) -> Scales
     Raises:
         InputError: The file is missing or damaged, of other weights, or lacks an activation of the graph.
     """
-    path = path / SCALES_NAME if path.is_dir() else path
+    path = scales_file(path)
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

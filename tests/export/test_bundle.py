@@ -209,6 +209,19 @@ def test_scales_of_an_earlier_export_give_the_same_graph(
     again = export_bundle(small_encoder, crop_folder, tmp_path / "bundle", scales=exported.path, threads=1)
     for name in ("encoder.int8.onnx", "scales.json"):
         assert again.manifest.files[name] == exported.manifest.files[name]
+    origin = again.manifest.provenance
+    assert origin.scales is not None
+    assert (origin.scales.source, origin.scales.sha256) == (
+        "bundle/scales.json",
+        exported.manifest.files["scales.json"].sha256,
+    )
+    # No crop of this export took part in finding the ranges, and those that did may be held out here.
+    assert (origin.calibration_crops, origin.calibration_sha256, origin.coverage) == (0, None, None)
+    page = (again.path / "report.html").read_text()
+    assert "The ranges were given: bundle/scales.json." in page
+    assert "took no part" not in page
+    calibrated = (exported.path / "report.html").read_text()
+    assert "took no part in finding the ranges, which\ncame from 64 others" in calibrated
 
 
 def test_scales_of_other_weights_are_refused(tmp_path: Path, exported: ExportReport, crop_folder: Path) -> None:
@@ -241,6 +254,7 @@ def test_a_folder_with_files_is_never_written_over(
         ({"false_match_rate": 1.0}, "false-match rate"),
         ({"method": "magic"}, "range method 'magic'"),
         ({"max_float_share": 1.5}, "largest share in float"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"method": "max", "scales": Path("scales.json")}, "--scales or --method"),
         ({"labels": Path("/nowhere")}, "/nowhere"),
     ],
