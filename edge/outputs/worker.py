@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BATCH = 256
 """Lines that are delivered together at most."""
 RETRY_SECONDS = 1.0
+HANGS_SECONDS = 5.0
+"""In one attempt, before an output counts as troubled; it goes on by itself once the system call returns."""
 REMIND_SECONDS = 60.0
 """How often trouble that goes on is said again."""
 
@@ -70,10 +72,15 @@ class Output(threading.Thread, ABC):
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._trouble = Trouble(f"output {label}")
+        self._busy_since: float | None = None
+        self._loss_said = -REMIND_SECONDS
 
     @property
     def trouble(self) -> str | None:
         """Why nothing is delivered at the moment, redacted; None when all is well."""
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > HANGS_SECONDS:
+            return f"hangs in a system call for {time.monotonic() - since:.0f} s"
         return self._trouble.text
 
     @property
@@ -110,14 +117,17 @@ class Output(threading.Thread, ABC):
         """Deliver until closed."""
         while self._take():
             lines = len(self._batch)
+            self._busy_since = time.monotonic()
             try:
                 self.deliver(self._batch) if lines else self.idle()
             except Exception as error:  # of any kind: it may stop neither this output nor another
+                self._busy_since = None
                 self._count("output_failures", 1)
                 self._trouble.met(error, f"Events wait, at most {self._max_waiting}")
                 if self._closing.wait(RETRY_SECONDS):
                     break  # the last attempt was made
             else:
+                self._busy_since = None
                 self._trouble.over()
                 with self._changed:
                     self._changed.notify_all()  # whoever waits in flush
@@ -142,9 +152,8 @@ class Output(threading.Thread, ABC):
         """After `leave`: wait for the thread until `deadline` (`time.monotonic()`), and let go."""
         if self.is_alive():
             self.join(max(0.1, deadline - time.monotonic()))
-        with self._changed:
-            left = len(self._waiting) + len(self._batch)
-            self._lose(left)
+        left = len(self._waiting) + len(self._batch)
+        self._lose(left)
         if left:
             log.warning(
                 "output %s: ends with %d events not delivered: %s", self.label, left, self.trouble or "too slow"
@@ -162,9 +171,17 @@ class Output(threading.Thread, ABC):
             return bool(self._batch) or not self._closing.is_set()
 
     def _lose(self, lines: int) -> None:
+        """Count lines that are given up, and say so once a minute."""
+        if not lines:
+            return
         with self._changed:
             self.lost += lines
+            due = time.monotonic() - self._loss_said >= REMIND_SECONDS
+            self._loss_said = time.monotonic() if due else self._loss_said
         self._count("output_lost", lines)
+        if due:
+            reason = self.trouble or "they come faster than they are taken"
+            log.warning("output %s: events are lost, %d so far: %s", self.label, self.lost, reason)
 
     def _count(self, name: str, n: int) -> None:
         if self._metrics is not None and n:

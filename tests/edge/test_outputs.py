@@ -14,7 +14,7 @@ import pytest
 
 from reidge.edge.events import Event, iso_time
 from reidge.edge.metrics import Metrics
-from reidge.edge.outputs import OutputConfig, Outputs
+from reidge.edge.outputs import OutputConfig, Outputs, worker
 from reidge.edge.outputs.jsonl import RotationConfig
 from tests.servers.disk import largest_file
 
@@ -177,15 +177,19 @@ def test_a_disk_that_stays_full_costs_the_end_of_a_run_little_time(
     assert "output events: ends with 1 events not delivered: OSError: [Errno 27] File too large" in caplog.text
 
 
-def test_a_reader_that_stands_still_holds_up_neither_the_loop_nor_the_end(tmp_path: Path) -> None:
+def test_a_reader_that_stands_still_holds_up_neither_the_loop_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "HANGS_SECONDS", 0.05)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with Outputs(to_file(pipe, max_waiting=100)) as outputs:
         for number in range(3000):  # more than a pipe holds
             outputs.write(sighting(number))
         assert not outputs.flush(0.1)
-        left = outputs.lost
-    assert left > 0
+        assert "hangs in a system call" in outputs.trouble["events"]
+        assert outputs.lost > 0
+    assert "output events: events are lost, 1 so far" in caplog.text
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
 
     def ended() -> bool:
