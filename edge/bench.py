@@ -80,15 +80,14 @@ def bench(
         batches: Crops in one call, 1 to `MAX_BATCH` each.
         seconds: Measured for each combination, warm-up not counted.
         threads: Processor threads; None leaves the choice to the runtime.
-        progress: Advanced after each combination, measured or not.
+        progress: Advanced after each measurement.
 
     Raises:
         InputError: A name is unknown, or a batch, the seconds or the threads are out of range.
         ReidgeError: Nothing at all could be measured.
     """
-    unknown = [name for name in (*backends, *precisions) if name not in (*BACKENDS, *PRECISIONS)]
-    if unknown:
-        raise InputError(f"{unknown[0]!r} is unknown. Choose of {', '.join(BACKENDS)}, and of {', '.join(PRECISIONS)}.")
+    require_known(backends, BACKENDS, "backend")
+    require_known(precisions, PRECISIONS, "precision")
     if not batches or not all(1 <= batch <= MAX_BATCH for batch in batches):
         raise InputError(f"batches are 1 to {MAX_BATCH} crops, got {', '.join(map(str, batches)) or 'none'}.")
     if not 0 < seconds < float("inf"):
@@ -113,6 +112,17 @@ def bench(
     if not speeds:
         raise ReidgeError(f"nothing could be measured: {' '.join(f'{k}: {why}' for k, why in missing.items())}")
     return BenchReport(speeds=tuple(speeds), missing=missing)
+
+
+def require_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Refuse a name that is none of those known.
+
+    Raises:
+        InputError: There is one.
+    """
+    for name in names:
+        if name not in known:
+            raise InputError(f"the {what} {name!r} is unknown. Choose of {', '.join(known)}.")
 
 
 def speeds_of(

@@ -66,7 +66,8 @@ def test_the_fastest_is_kept_only_when_asked(tiny_bundle: Path, capsys: pytest.C
     [
         (["--precision", "int8"], "has no int8 graph, only float"),
         (["--precision", "int4"], "has no int4 graph, only float"),
-        (["--backend", "openvino", "numpy"], "'numpy' is unknown. Choose of tensorrt, "),
+        (["--backend", "openvino", "numpy"], "the backend 'numpy' is unknown. Choose of tensorrt, "),
+        (["--backend", "int8"], "the backend 'int8' is unknown"),
         (["--batch", "65"], "batches are 1 to 64 crops, got 65"),
         (["--seconds", "nan"], "seconds to measure must be more than 0"),
         (["--threads", "0"], "threads must be at least 1"),

@@ -73,6 +73,11 @@ def test_batches_that_would_be_split_or_empty_are_refused(tiny_bundle: Path, bat
         bench(Bundle.load(tiny_bundle), batches=batches)
 
 
+def test_a_backend_is_no_precision(tiny_bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"the precision 'openvino' is unknown\. Choose of float, int8"):
+        bench(Bundle.load(tiny_bundle), precisions=("openvino",))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
 def test_no_time_and_endless_time_are_refused(tiny_bundle: Path, seconds: float) -> None:
     with pytest.raises(InputError, match="seconds to measure"):
