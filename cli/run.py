@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -12,9 +13,18 @@ from reidge.cli.output import add_json_argument, add_log_argument, emit
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    import argparse
-
     from reidge.edge.site import Site
+
+
+class PrintSchema(argparse.Action):
+    """Prints the JSON Schema of site files and ends, as `--help` does with help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it."""
+        from reidge.edge.schema import schema_text
+
+        print(schema_text(), end="")
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds of wall time")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting, e.g. cameras.0.max_fps=5"
+    )
+    parser.add_argument(
+        "--schema",
+        action=PrintSchema,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="print the JSON Schema of site files, for editors, and exit",
     )
     add_json_argument(parser)
     add_log_argument(parser)

@@ -6,9 +6,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, Field, PositiveInt, field_validator
+from pydantic import BaseModel, Field, PositiveInt, WithJsonSchema, field_validator
 
 from reidge.edge.backoff import Backoff
 from reidge.edge.clock import CLOCK_SET, CameraClock, Moment
@@ -47,7 +47,7 @@ class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     """How RTSP carries pictures; UDP loses some on a bad network, TCP delays them."""
     pace: Literal["full", "realtime"] = "full"
     """How fast a recording is read; live sources come as they come."""
-    start: float | None = None
+    start: Annotated[float, WithJsonSchema({"type": ["number", "string"]})] | None = None
     """When a recording began: ISO 8601 or seconds since the epoch. None takes the time of the site's oldest file."""
     since: float = Field(0.0, ge=0)
     """Seconds of a recording to skip."""
