@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 BEHIND, BEHIND_FOR = 0.5, 2.0
 """Seconds of lag, and for how long, from which on pictures are left out undecoded. A stall of the network is made up
 for in less, and leaving out costs all pictures up to the next key frame."""
+BLIND = 30.0
+"""Seconds for which data may come without a picture, as before the first key frame, until a stream counts as lost."""
+STEADY = 5.0
+"""Seconds that a connection has to last for the pauses before the next ones to begin anew."""
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -100,6 +105,8 @@ class CameraCounts:
     """Attempts that failed and connections that were lost."""
     corrupt: int = 0
     """Packets and pictures that were damaged and left out."""
+    skipped: int = 0
+    """Packets left out undecoded, because decoding did not keep up."""
     abandoned: int = 0
     """Threads that hung in spite of their timeouts and were replaced."""
 
@@ -132,11 +139,11 @@ class Camera(threading.Thread, ABC):
     @property
     def counts(self) -> CameraCounts:
         """What it has done so far."""
-        return replace(self.tally, dropped=self.mailbox.dropped)
+        return self.tally + CameraCounts(dropped=self.mailbox.dropped)
 
     def succeed(self, other: Camera) -> None:
         """Go on from a thread that is given up, before this one starts."""
-        self.rate, self.decoded_at = other.rate, other.decoded_at
+        self.rate, self.decoded_at, self.tally = other.rate, other.decoded_at, other.counts
         self.up = False
 
     def stop(self) -> None:
@@ -208,7 +215,6 @@ class LiveStream(Camera):
 
     def __init__(self, config: CameraConfig, *, start_at: float, wake: threading.Event, size: int) -> None:
         super().__init__(config, start_at=start_at, wake=wake, size=size)
-        self._index = 0
         self._backoff = Backoff()
         self._answered: bool | None = False
         self._epoch = time.time() - time.monotonic()
@@ -216,7 +222,7 @@ class LiveStream(Camera):
 
     def _decode(self) -> None:
         while not self._stop_asked.is_set():
-            self.beat_at = time.monotonic()
+            began = self.beat_at = time.monotonic()
             refused = False
             try:
                 self._watch()
@@ -225,6 +231,9 @@ class LiveStream(Camera):
                 reason, refused = _explain(error), isinstance(error, Refused)
             if self._stop_asked.is_set():
                 break
+            if time.monotonic() - began > STEADY:
+                self._backoff.reset()
+                self._answered = False
             self._count(failures=1)
             if self.up is not False:
                 self.mailbox.clear()
@@ -245,43 +254,52 @@ class LiveStream(Camera):
 
     def _watch(self) -> None:
         """Hand over the pictures of one connection until it is lost."""
-        with open_source(self.config) as source:
-            clock, thinner, corrupt = CameraClock(), Thinner(None), 0
-            self._kept_up_at = time.monotonic()
+        with open_source(self.config, self._count) as source:
+            clock, thinner = CameraClock(), Thinner(None)
+            self._kept_up_at = picture_at = time.monotonic()
             for picture in source.pictures():
                 self.beat_at = time.monotonic()
                 if self._stop_asked.is_set():
                     return
-                if source.corrupt > corrupt:
-                    self._count(corrupt=source.corrupt - corrupt)
-                    corrupt = source.corrupt
                 if picture is None:
+                    if self.beat_at - picture_at > BLIND:
+                        raise TimeoutError(errno.ETIMEDOUT, f"no picture in all that came for {BLIND:g} s")
                     continue
-                if not self.up:
-                    self._came_up()
-                self._follow_epoch()
+                picture_at = self.beat_at
+                self._tell_up()
                 if thinner.fps != self._fps():
                     thinner = Thinner(self._fps())
                 moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
-                if self._is_behind(picture, moment.lag):
+                if self._is_behind(picture, moment):
                     source.catch_up()
                 self._offer(picture, moment, thinner)
 
-    def _came_up(self) -> None:
-        self.up, self._answered = True, False
-        self._backoff.reset()
-        self._count(connections=1)
-        self._say(up=True)
+    def _tell_up(self) -> None:
+        """Say that pictures come, and begin anew where somebody set this machine's clock.
 
-    def _is_behind(self, picture: Picture, lag: float) -> bool:
+        Times never run backwards while a camera is up.
+        """
+        step = time.time() - time.monotonic() - self._epoch
+        if abs(step) > CLOCK_SET:
+            if self.up:
+                self.mailbox.clear()
+                reason = f"the clock of this machine was set by {step:+.1f} s"
+                self._say(up=False, reason=reason, at=time.time() - step)
+                self._say(up=True)
+            self._epoch += step
+        if not self.up:
+            self._count(connections=1)
+            self._say(up=True)
+            self.up = True
+
+    def _is_behind(self, picture: Picture, moment: Moment) -> bool:
         """Tell whether decoding does not keep up: for some time pictures were late and yet lay ready."""
         now = time.monotonic()
-        if picture.waited or lag < BEHIND:
+        if picture.waited or (moment.clock == "camera" and moment.lag < BEHIND):
             self._kept_up_at = now
         return now - self._kept_up_at > BEHIND_FOR
 
     def _offer(self, picture: Picture, moment: Moment, thinner: Thinner) -> None:
-        self._index += 1
         self._count(decoded=1)
         self.decoded_at = time.monotonic()
         # A quarter of an interval of tolerance for jitter of the network.
@@ -297,7 +315,7 @@ class LiveStream(Camera):
         self.mailbox.put_newest(
             Frame(
                 camid=self.config.name,
-                index=self._index - 1,
+                index=self.tally.decoded - 1,
                 captured_at=moment.captured_at,
                 arrived_at=picture.arrived_at,
                 decoded_at=time.monotonic(),
@@ -310,17 +328,6 @@ class LiveStream(Camera):
         """Frames per second at most, now."""
         rates = [rate for rate in (self.config.max_fps, self.rate) if rate is not None]
         return min(rates, default=None)
-
-    def _follow_epoch(self) -> None:
-        """Begin anew where somebody set this machine's clock: times never run backwards while a camera is up."""
-        epoch = time.time() - time.monotonic()
-        step = epoch - self._epoch
-        if abs(step) < CLOCK_SET:
-            return
-        self.mailbox.clear()
-        self._say(up=False, reason=f"the clock of this machine was set by {step:+.1f} s", at=time.time() - step)
-        self._epoch = epoch
-        self._say(up=True)
 
 
 def _explain(error: Exception) -> str:

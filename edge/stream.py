@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,9 @@ PATIENCE = 1.0
 """Seconds that all threads together get to end."""
 LOOK_AROUND = 0.5
 """Seconds after which the loop gets an empty moment when there is nothing new."""
-HANGS = 10.0
-"""Seconds beyond its timeout after which a thread is given up: resolving a name takes its time and cannot be ended."""
+HANGS = 30.0
+"""Seconds beyond its timeout after which a thread is given up. Resolving a name may take as long where no server
+answers, and cannot be ended."""
 MOST_HUNG = 3
 """Threads of one camera that may hang at once; each holds memory and a connection, so no more are started."""
 IN_PLACE = {"max_fps", "region", "masks", "overlaps"}
@@ -59,20 +61,19 @@ class Cameras:
     def __init__(self, configs: Sequence[CameraConfig]) -> None:
         self.in_step = check_cameras(configs)
         self._wake = threading.Event()
-        self._states: list[CameraState] = []
-        self._past: dict[str, CameraCounts] = {}
+        self._states: deque[CameraState] = deque()
         self._silent: dict[str, tuple[float, float]] = {}
         self._hung: list[Camera] = []
         self._looked_at = time.monotonic()
         self._running = False
-        self._names = [config.name for config in configs]
         self._common_start = common_start(configs)
+        # Always a new dict: others look at it while cameras change.
         self._cameras = {config.name: self._build(config) for config in configs}
 
     @property
     def cameras(self) -> list[Camera]:
         """In the order of the site file."""
-        return [self._cameras[name] for name in self._names]
+        return list(self._cameras.values())
 
     def _build(self, config: CameraConfig) -> Camera:
         kind = LiveStream if config.live else Recording
@@ -105,13 +106,11 @@ class Cameras:
         for camera in self.cameras:
             if camera.ended.is_set() and not camera.mailbox.wait(0):
                 self._states += camera.mailbox.take()[0]
-        found, self._states = self._states, []
-        return found
+        return [self._states.popleft() for _ in range(len(self._states))]
 
     def counts(self) -> dict[str, CameraCounts]:
         """What each camera has done since the start."""
-        return {camera.config.name: self._past.get(camera.config.name, CameraCounts()) + camera.counts
-                for camera in self.cameras}  # fmt: skip
+        return {camera.config.name: camera.counts for camera in self.cameras}
 
     def ages(self) -> dict[str, float | None]:
         """Seconds since each camera's newest frame was decoded; None where there was none yet."""
@@ -124,7 +123,7 @@ class Cameras:
         self._cameras[camid].rate = fps
 
     def apply(self, configs: Sequence[CameraConfig]) -> CameraChanges:
-        """Take over new settings while running; cameras whose settings are the same are not touched.
+        """Take over new settings between two moments; cameras whose settings are the same are not touched.
 
         New limits of rate, regions and masks are taken over in place. A camera that is removed, or that has to
         connect again, is told to be down first.
@@ -136,36 +135,46 @@ class Cameras:
         if check_cameras(configs) or self.in_step:
             raise InputError("cameras cannot change while recordings are read at full speed. Start again.")
         new = {config.name: config for config in configs}
-        removed = tuple(name for name in self._names if name not in new)
-        changed = tuple(n for n in self._names if n in new and self._cameras[n].config != new[n])
-        added = tuple(name for name in new if name not in self._cameras)
-        for name in removed:
-            self._retire(self._cameras.pop(name), "it was removed from the site")
-            self._past.pop(name, None)
-        for name in changed:
-            self._change(self._cameras[name], new[name])
-        for name in added:
-            self._launch(new[name])
-        self._names = list(new)
-        return CameraChanges(added=added, removed=removed, changed=changed)
+        changed = tuple(camera.config.name for camera in self.cameras
+                        if new.get(camera.config.name, camera.config) != camera.config)  # fmt: skip
+        old = self._cameras
+        for name in old.keys() - new.keys():
+            self._retire(old[name], "it was removed from the site")
+        self._cameras = {
+            name: self._changed(old[name], config) if name in old else self._launch(config)
+            for name, config in new.items()
+        }
+        return CameraChanges(
+            added=tuple(name for name in new if name not in old),
+            removed=tuple(name for name in old if name not in new),
+            changed=changed,
+        )
 
-    def _change(self, camera: Camera, config: CameraConfig) -> None:
+    def _changed(self, camera: Camera, config: CameraConfig) -> Camera:
+        """Give the camera that goes on under new settings: the same where it can take them over."""
+        if camera.config == config:
+            return camera
         old, new = camera.config.model_dump(exclude=IN_PLACE), config.model_dump(exclude=IN_PLACE)
-        if old == new and config.live:
-            masked = camera.config.masks != config.masks
-            camera.config = config
-            if masked:
-                camera.mailbox.clear()  # what waits there was painted by the old masks
-            return
-        self._replace(camera, config, "its settings changed")
+        if old != new or not config.live:
+            return self._replaced(camera, config, "its settings changed")
+        masked = camera.config.masks != config.masks
+        camera.config = config
+        if masked:
+            camera.mailbox.clear()  # what waits there was painted by the old masks
+        return camera
 
-    def _launch(self, config: CameraConfig, *, after: Camera | None = None) -> None:
+    def _launch(self, config: CameraConfig, *, after: Camera | None = None) -> Camera:
         camera = self._build(config)
         if after is not None:
             camera.succeed(after)
-        self._cameras[config.name] = camera
         if self._running:
             camera.start()
+        return camera
+
+    def _replaced(self, camera: Camera, config: CameraConfig, reason: str) -> Camera:
+        """Stop a camera and start another in its place, which goes on counting."""
+        self._retire(camera, reason)
+        return self._launch(config, after=camera)
 
     def _retire(self, camera: Camera, reason: str) -> None:
         """Stop a camera and tell that it is down, where it was not; what it still sends is not heard."""
@@ -192,13 +201,9 @@ class Cameras:
             self._hung = [hung for hung in self._hung if hung.is_alive()]
             if sum(hung.config.name == name for hung in self._hung) < MOST_HUNG:
                 self._hung.append(camera)
-                self._replace(camera, camera.config, "its reader hung and was replaced", CameraCounts(abandoned=1))
-
-    def _replace(self, camera: Camera, config: CameraConfig, reason: str, more: CameraCounts | None = None) -> None:
-        """Start another thread in the place of a camera's; it goes on counting."""
-        self._retire(camera, reason)
-        self._past[config.name] = self.counts()[config.name] + (more or CameraCounts())
-        self._launch(config, after=camera)
+                camera.tally += CameraCounts(abandoned=1)
+                fresh = self._replaced(camera, camera.config, "its reader hung and was replaced")
+                self._cameras = self._cameras | {name: fresh}
 
     def moments(self, stop: threading.Event) -> Iterator[list[Frame]]:
         """Frames to handle together, at most one of each camera, until all have ended or `stop` is set.
@@ -221,7 +226,7 @@ class Cameras:
             if not heads:
                 return
             now = min(frame.captured_at for frame in heads.values())
-            due = [name for name in self._names if name in heads and heads[name].captured_at < now + SAME_MOMENT]
+            due = [name for name in self._cameras if name in heads and heads[name].captured_at < now + SAME_MOMENT]
             yield [heads.pop(name) for name in due]
 
     def _next(self, camera: Camera, stop: threading.Event) -> Frame | None:

@@ -45,11 +45,19 @@ class Refused(OSError):
     """The source does not take user and password."""
 
 
+class Count(Protocol):
+    """Takes note of losses."""
+
+    def __call__(self, *, corrupt: int = 0, skipped: int = 0) -> None:
+        """Add packets and pictures that were damaged, and packets that were left out to catch up."""
+
+
+def forget(*, corrupt: int = 0, skipped: int = 0) -> None:
+    """Take no note."""
+
+
 class Source(Protocol):
     """An open source."""
-
-    corrupt: int
-    """Packets and pictures that were damaged and left out."""
 
     def pictures(self) -> Iterator[Picture | None]:
         """Give pictures until the source ends; None where something came that was no picture yet.
@@ -60,11 +68,11 @@ class Source(Protocol):
         """
 
     def catch_up(self) -> None:
-        """Leave out what lies ready, up to the next picture that stands on its own: decoding does not keep up."""
+        """Leave out what lies ready, undecoded, because decoding does not keep up."""
 
 
-def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
-    """Connect to a live source.
+def open_source(config: CameraConfig, count: Count = forget) -> AbstractContextManager[Source]:
+    """Connect to a live source; `count` is told what is lost.
 
     Raises:
         Refused: It does not take user and password.
@@ -82,7 +90,7 @@ def open_source(config: CameraConfig) -> AbstractContextManager[Source]:
         return open_gstreamer(config)
     from reidge.edge.sources.pyav import open_network
 
-    return open_network(config)
+    return open_network(config, count)
 
 
 def check_source(config: CameraConfig) -> None:

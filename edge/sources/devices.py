@@ -51,7 +51,6 @@ class DeviceSource:
     """Reads an open device; the kernel's clock says when each picture was taken."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
-        self.corrupt = 0
         self._capture = capture
 
     def pictures(self) -> Iterator[Picture | None]:

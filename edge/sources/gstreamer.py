@@ -129,7 +129,6 @@ class GStreamerSource:
     def __init__(self, pipeline: Any, timeout: float) -> None:
         modules = load_gstreamer()
         assert modules is not None
-        self.corrupt = 0
         self._gst, _, self._video = modules
         self._bus = pipeline.get_bus()
         self._sink = pipeline.get_by_name("sink")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
     from reidge.edge.camera import CameraConfig
+    from reidge.edge.sources import Count
 
 RTSP = ("rtsp://", "rtsps://")
 RTSP_OPTIONS = {"analyzeduration": "200000", "probesize": "100000", "fflags": "nobuffer"}
@@ -38,7 +39,7 @@ REORDERED = 32
 
 
 @contextmanager
-def open_network(config: CameraConfig) -> Iterator[NetworkSource]:
+def open_network(config: CameraConfig, count: Count) -> Iterator[NetworkSource]:
     """Connect; see `open_source`."""
     address = Address.parse(config.source)
     options = RTSP_OPTIONS | {"rtsp_transport": config.transport} if config.source.lower().startswith(RTSP) else {}
@@ -50,7 +51,7 @@ def open_network(config: CameraConfig) -> Iterator[NetworkSource]:
             **open_options(config.decode),
         )
         with container:
-            yield NetworkSource(container)
+            yield NetworkSource(container, count)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _explained(config: CameraConfig) -> Iterator[None]:
 class NetworkSource:
     """Decodes the first video stream of an open container."""
 
-    def __init__(self, container: InputContainer) -> None:
+    def __init__(self, container: InputContainer, count: Count) -> None:
         """Begin.
 
         Raises:
@@ -75,8 +76,8 @@ class NetworkSource:
         """
         if not container.streams.video:
             raise InputError("it carries no video")
-        self.corrupt = 0
-        self._skipping, self._waited = False, True
+        self._count = count
+        self._inter, self._skipping, self._waited = False, False, True
         self._container = container
         self._stream = container.streams.video[0]
         self._stream.thread_type = "SLICE"  # threads over frames would add a delay of as many frames
@@ -93,8 +94,11 @@ class NetworkSource:
             self._waited = arrived_at - asked_at > READY
             if packet.pts is not None:
                 self._arrivals.append((packet.pts, arrived_at))
-            self._skipping = self._skipping and not packet.is_keyframe
+            self._inter = self._inter or not packet.is_keyframe
+            # Where all are key frames, as in MJPEG, only one that had to be waited for is the newest.
+            self._skipping = self._skipping and not (packet.is_keyframe and (self._inter or self._waited))
             if self._skipping:
+                self._count(skipped=1)
                 yield None
                 asked_at = time.monotonic()
                 continue
@@ -102,13 +106,13 @@ class NetworkSource:
                 frames = packet.decode()
             except av.EOFError:
                 return
-            except (av.InvalidDataError, ValueError):
-                self.corrupt += 1
+            except av.FFmpegError:
+                self._count(corrupt=1)
                 frames = []
             yield None
             for frame in frames:
                 if not isinstance(frame, VideoFrame) or frame.is_corrupt:
-                    self.corrupt += 1
+                    self._count(corrupt=1)
                     continue
                 yield self._picture(frame, arrived_at)
             asked_at = time.monotonic()
