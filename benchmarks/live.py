@@ -20,6 +20,7 @@ from reidge.edge.footage import Span, read_footage
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from tests.conftest import BLUE, GREEN, RED, WHITE, draw_walk
 from tests.servers.streams import write_stream
 
 if TYPE_CHECKING:
@@ -50,13 +51,35 @@ def need_shared() -> None:
 
 
 def make_streams(folder: Path) -> list[Path]:
-    """Encode four scenes of 30 s, 1280x720 at 10 fps, once: two halves of a hall at different times, side by side."""
+    """Encode four scenes of 30 s, 1280x720 at 10 fps, once."""
     paths = [folder / f"scene{number}.json" for number in range(SCENES)]
     for number, path in enumerate(paths):
         if not path.exists():
-            halves = zip(_hall(number * SECONDS), _hall(number * SECONDS + SECONDS // 2), strict=False)
-            write_stream(path, (np.hstack(pair) for pair in halves), fps=FPS)
+            write_stream(path, _scene(number), fps=FPS)
     return paths
+
+
+def make_other_size(folder: Path) -> Path:
+    """Encode the first scene in a quarter of its size, once."""
+    path = folder / "scene0-small.json"
+    if not path.exists():
+        half = (WIDTH // 2, HEIGHT // 2)
+        write_stream(path, (np.asarray(cv2.resize(image, half), dtype=np.uint8) for image in _scene(0)), fps=FPS)
+    return path
+
+
+def make_painted_streams(folder: Path) -> tuple[list[Path], Path]:
+    """Encode four small scenes in which somebody stands, and the first one in another size."""
+    scenes = [list(draw_walk([(shirt, WHITE, 145, 0, 50)], 40)) for shirt in (RED, GREEN, BLUE, WHITE)]
+    paths = [write_stream(folder / f"painted{n}.json", scene, fps=FPS) for n, scene in enumerate(scenes)]
+    larger = (np.asarray(cv2.resize(image, (640, 360)), dtype=np.uint8) for image in scenes[0])
+    return paths, write_stream(folder / "painted0-large.json", larger, fps=FPS)
+
+
+def _scene(number: int) -> Iterator[NDArray[np.uint8]]:
+    """Two halves of a hall at different times, side by side: one or two people at a time."""
+    halves = zip(_hall(number * SECONDS), _hall(number * SECONDS + SECONDS // 2), strict=False)
+    return (np.hstack(pair) for pair in halves)
 
 
 def _hall(since: float) -> Iterator[NDArray[np.uint8]]:

@@ -23,9 +23,14 @@ BINARY = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr
 PASSWORDS = shutil.which("mosquitto_passwd")
 
 
+def has_mosquitto() -> bool:
+    """Whether a broker can be started."""
+    return BINARY is not None and PASSWORDS is not None
+
+
 def need_mosquitto() -> None:
     """Skip a test where it is absent."""
-    if BINARY is None or PASSWORDS is None:
+    if not has_mosquitto():
         pytest.skip("needs the Debian package mosquitto")
 
 

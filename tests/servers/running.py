@@ -148,7 +148,7 @@ class Running:
                 found[sample.name][key] = sample.value
         return dict(found)
 
-    def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 20.0) -> float:
+    def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 60.0) -> float:
         """Wait until something holds; returns the seconds that took.
 
         Raises:
