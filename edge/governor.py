@@ -120,10 +120,14 @@ class LoadMeter:
         self._busy = 0.0
         self._counts: Mapping[str, CameraCounts] = {}
 
+    def due(self, now: float) -> bool:
+        """Whether a window has ended."""
+        return self._at is None or now - self._at >= self._window
+
     def read(
         self, now: float, *, busy: float, counts: Mapping[str, CameraCounts], limits: Mapping[str, float | None]
     ) -> Load | None:
-        """Give the window that has just ended; None while it goes on.
+        """Give the window that has just ended; None where it is the beginning of the first.
 
         Args:
             now: Seconds of any clock.
@@ -131,11 +135,9 @@ class LoadMeter:
             counts: What each camera has done since the start.
             limits: Frames per second that the settings allow each camera.
         """
-        seconds = 0.0 if self._at is None else now - self._at
-        if self._at is not None and seconds < self._window:
-            return None
         load = None
         if self._at is not None:
+            seconds = now - self._at
             before = {camid: self._counts.get(camid, found) for camid, found in counts.items()}
             lost = sum(found.dropped - before[camid].dropped for camid, found in counts.items())
             offered = sum(found.offered - before[camid].offered for camid, found in counts.items())

@@ -94,6 +94,7 @@ class Pipeline:
         )  # fmt: skip
         self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
         self._logged: dict[tuple[str, int], int | None] = {}
+        self._failing_since: dict[str, float] = {}
 
     def handle(self, frames: Sequence[Frame]) -> None:
         """Take in the frames of one moment, at most one of each camera."""
@@ -159,6 +160,11 @@ class Pipeline:
         """Different identities seen so far."""
         return self.reporter.identities(self.book.live.values())
 
+    def failing(self) -> dict[str, float]:
+        """Seconds since the detector or the encoder last worked, where it failed since."""
+        now = time.monotonic()
+        return {what: now - since for what, since in tuple(self._failing_since.items())}
+
     def _arrived(self, frames: Sequence[Frame]) -> list[Frame]:
         """Leave out frames of cameras that are no longer part of the site, and note how old the others are."""
         now = time.monotonic()
@@ -184,7 +190,9 @@ class Pipeline:
         if not frames:
             return []
         try:
-            return list(zip(frames, self._detector.detect_many(frames), strict=True))
+            found = list(zip(frames, self._detector.detect_many(frames), strict=True))
+            self._failing_since.pop("detector", None)
+            return found
         except Exception as error:  # of the detector's and the runtime's many kinds
             if len(frames) > 1:
                 return [pair for frame in frames for pair in self._detect([frame])]
@@ -259,6 +267,8 @@ class Pipeline:
                 return [p for part in parts for p in part[0]], np.concatenate([part[1] for part in parts])
             self._failed("pictures_failed", "encoder", pictures[0].sighting.camid, error)
             return [], np.empty((0, self._encoder.bundle.manifest.embedding_dim), dtype=np.float32)
+        if pictures:
+            self._failing_since.pop("encoder", None)
         for picture in pictures:
             picture.sighting.last_embedded = picture.sighting.last_seen
             self._metrics.count("embeddings", picture.sighting.camid)
@@ -290,5 +300,6 @@ class Pipeline:
 
     def _failed(self, counter: str, what: str, camid: str, error: Exception) -> None:
         self._metrics.count(counter, camid)
+        self._failing_since.setdefault(what, time.monotonic())
         text = " ".join(str(error).split()) or "no reason given"
         log.warning("%s: the %s failed at a frame, which is skipped (%s: %s)", camid, what, type(error).__name__, text)

@@ -15,6 +15,7 @@ from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.governor import Governor, LoadMeter
+from reidge.edge.log import fold_as
 from reidge.edge.metrics import Metrics
 from reidge.edge.notify import ServiceManager
 from reidge.edge.orders import Orders
@@ -99,12 +100,14 @@ class Service:
 
     def begin(self) -> None:
         """Everything is open."""
+        log.info("running with %d cameras", len(self.site.cameras))
         self._manager.ready()
 
     def look_around(self, orders: Orders) -> None:
         """Do what is due between two moments."""
         self._manager.alive()
         self._hear()
+        self._give_up()
         if orders.reload.is_set():
             orders.reload.clear()
             self._reload()
@@ -118,6 +121,13 @@ class Service:
         self._hear()
         self._pipeline.finish()
 
+    def ailing(self) -> list[str]:
+        """What has not worked for a while."""
+        failing = self._pipeline.failing().items()
+        return [
+            f"the {what} fails at everything for {seconds:.0f} s" for what, seconds in failing if seconds > SICK_SECONDS
+        ]
+
     def missing(self) -> list[str]:
         """What is not there yet: cameras of which it is not known whether they work."""
         names = [camera.name for camera in self.site.cameras]
@@ -128,8 +138,21 @@ class Service:
         for state in self._cameras.states():
             self._heard.add(state.camid)
             self._pipeline.camera_changed(state)
+            what = "is up" if state.up else f"is down: {state.reason}"
+            log.info("camera %s %s", state.camid, what, extra=fold_as("camera", state.camid, state.up))
+
+    def _give_up(self) -> None:
+        """End a run whose detector or encoder fails at everything; a new start may find the device well again."""
+        patience = self.site.watchdog.seconds
+        for what, seconds in self._pipeline.failing().items():
+            if patience is not None and seconds > patience:
+                raise ReidgeError(
+                    f"the {what} has failed at everything for {seconds:.0f} s. The log says why; start again."
+                )
 
     def _govern(self, now: float) -> None:
+        if not self._meter.due(now):
+            return
         limits = {camera.name: camera.max_fps for camera in self.site.cameras}
         load = self._meter.read(now, busy=self._pipeline.busy, counts=self._cameras.counts(), limits=limits)
         ruling = None if load is None else self._governor.judge(load)
@@ -141,10 +164,15 @@ class Service:
             self._cameras.set_rate(camid, rate)
             self._metrics.gauge("camera_rate", float("inf") if rate is None else rate, camid)
         if ruling.level is None:
-            log.warning("there is time for every frame again")
+            log.warning("there is time for every frame again", extra=fold_as("load", "enough"))
         else:
             slow = "; tracks suffer at less than 3" if ruling.level < 3 else ""
-            log.warning("too much to do: every camera gives %.1f frames a second at most%s", ruling.level, slow)
+            log.warning(
+                "too much to do: every camera gives %.1f frames a second at most%s",
+                ruling.level,
+                slow,
+                extra=fold_as("load", "too much"),
+            )
 
     def _reload(self) -> None:
         """Take over what can change while running; a site file that is wrong changes nothing."""
@@ -198,7 +226,8 @@ class Condition:
     def health(self) -> list[str]:
         """What is wrong with the process."""
         silent = self._watchdog.silent_seconds
-        return [f"the loop is in stage {self._watchdog.stage} for {silent:.0f} s"] if silent > SICK_SECONDS else []
+        stuck = [f"the loop is in stage {self._watchdog.stage} for {silent:.0f} s"] if silent > SICK_SECONDS else []
+        return stuck + ([] if self.service is None else self.service.ailing())
 
     def ready(self) -> list[str]:
         """What is not there yet."""

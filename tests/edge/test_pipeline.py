@@ -16,6 +16,7 @@ from reidge.cli.main import main
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
+from reidge.edge.detectors.motion import MotionDetector
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.metrics import Metrics
 from reidge.edge.orders import Orders
@@ -282,6 +283,18 @@ def test_a_frame_at_which_the_detector_fails_is_left_out_and_costs_no_other_came
     counters = metrics.summary()["counters"]
     assert counters["frames_failed"] == {"cam1": 4}
     assert counters["frames_handled"] == {"cam1": 120, "cam2": 120}
+
+
+def test_a_detector_that_fails_at_everything_ends_the_run_so_that_a_new_start_can_mend_it(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(self: MotionDetector, frames: Sequence[Frame]) -> list[Detections]:
+        raise RuntimeError("the device lost its way")
+
+    monkeypatch.setattr(MotionDetector, "detect_many", lost)
+    path = write_site(tmp_path, tiny_bundle, walks, "watchdog: {seconds: 0.2}\n")
+    with pytest.raises(ReidgeError, match=r"the detector has failed at everything for 0 s"):
+        run(path, "cameras.0.pace=realtime", "cameras.1.pace=realtime")
 
 
 def test_pictures_that_are_no_use_are_not_embedded_and_the_reason_is_counted(
