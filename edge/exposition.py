@@ -109,7 +109,7 @@ def _stages(reading: Reading) -> Iterator[Metric]:
 
     family = HistogramMetricFamily("reidge_stage_seconds", STAGES_HELP, labels=("stage", "camid"))
     for (stage, camid), found in sorted(reading.stages.items()):
-        buckets = [(repr(bound), float(count)) for bound, count in zip(BOUNDS, found.within, strict=True)]
+        buckets = [(repr(bound), float(count)) for bound, count in zip(BOUNDS, found.within(), strict=True)]
         family.add_metric((stage, camid), [*buckets, ("+Inf", float(found.count))], sum_value=found.seconds)
     yield family
 

@@ -47,6 +47,12 @@ class LatencyHistogram:
         self.count += 1
         self.seconds += seconds
 
+    def copy(self) -> LatencyHistogram:
+        """The counts as they are now."""
+        copied = LatencyHistogram()
+        copied.count, copied.seconds, copied._counts = self.count, self.seconds, self._counts.copy()
+        return copied
+
     def quantile(self, share: float) -> float | None:
         """Milliseconds that `share` (0 to 1) of the latencies stay below; None when nothing was counted."""
         if not self.count:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from reidge.edge.latency import LatencyHistogram
 from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 Stage = Literal["decode", "wait", "detect", "track", "embed", "match", "emit", "event"]
 LabelName = Literal["camid", "output"]
@@ -40,22 +38,9 @@ class Reading:
 
     counters: Mapping[Series, float]
     gauges: Mapping[Series, float]
-    stages: Mapping[tuple[str, str], StageReading]
+    stages: Mapping[tuple[str, str], LatencyHistogram]
     """By stage and camid."""
     about: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageReading:
-    """One stage of one camera."""
-
-    count: int
-    seconds: float
-    """Sum of all."""
-    within: tuple[int, ...]
-    """How many took at most each of `latency.BOUNDS`."""
-    p50_ms: float | None
-    p95_ms: float | None
 
 
 class Metrics:
@@ -74,15 +59,6 @@ class Metrics:
         """Note how long a stage took for one frame of a camera."""
         with self._lock:
             self._stages[stage, self._label(camid)].add(seconds)
-
-    @contextmanager
-    def timed(self, stage: Stage, camid: str) -> Iterator[None]:
-        """Observe the time spent inside a `with`."""
-        began = perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(stage, camid, perf_counter() - began)
 
     def count(self, name: str, camid: str | None = None, n: float = 1, *, output: str | None = None) -> None:
         """Add to a counter of the run, of a camera or of an output."""
@@ -134,7 +110,7 @@ class Metrics:
             return Reading(
                 counters=dict(self._counters),
                 gauges=dict(self._gauges),
-                stages={key: _stage_reading(histogram) for key, histogram in self._stages.items()},
+                stages={key: histogram.copy() for key, histogram in self._stages.items()},
                 about=dict(self._about),
             )
 
@@ -146,8 +122,8 @@ class Metrics:
             stages.setdefault(stage, {})[camid] = {
                 "count": found.count,
                 "mean_ms": 1e3 * found.seconds / found.count,
-                "p50_ms": found.p50_ms,
-                "p95_ms": found.p95_ms,
+                "p50_ms": found.quantile(0.5),
+                "p95_ms": found.quantile(0.95),
             }
         return {
             "about": dict(reading.about),
@@ -168,16 +144,6 @@ class Metrics:
                 return OTHER
             shown = self._labels[text] = redact_text(text)
         return shown
-
-
-def _stage_reading(histogram: LatencyHistogram) -> StageReading:
-    return StageReading(
-        count=histogram.count,
-        seconds=histogram.seconds,
-        within=tuple(histogram.within()),
-        p50_ms=histogram.quantile(0.5),
-        p95_ms=histogram.quantile(0.95),
-    )
 
 
 def _nested(numbers: Mapping[Series, float]) -> dict[str, Any]:
