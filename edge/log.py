@@ -165,11 +165,10 @@ class LineHandler(logging.Handler):
             line, written = item
             self._busy_since = time.monotonic()
             if self.dropped and line:
-                line, self.dropped = f"{line}\n{self.dropped} lines of the log were lost: stderr stood still", 0
-            with (
-                suppress(OSError, ValueError),
-                _beside_a_bar(),
-            ):  # closed, or its reader is gone: nobody is there to tell
+                lost = f"{self.dropped} lines of the log were lost: stderr stood still"
+                line, self.dropped = f"{line}\n{self._render(time.time(), {'level': 'warning', 'text': lost})}", 0
+            # Where stderr is closed, or its reader is gone, there is nobody to tell.
+            with suppress(OSError, ValueError), _beside_a_bar():
                 sys.stderr.write(f"{line}\n" if line else "")
                 sys.stderr.flush()
             self._busy_since = None
