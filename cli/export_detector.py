@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="detector folder to write")
     parser.add_argument(
-        "--family", choices=("auto", "yolox", "rtdetr"), default="auto", help="what the network is; auto tells by shape"
-    )
+        "--family", choices=("auto", "yolox", "rtdetr"), default="auto",
+        help="refuse a network of any other family; auto takes both, told apart by shape",
+    )  # fmt: skip
     parser.add_argument("--person-class", type=int, default=0, metavar="N", help="column of the person among classes")
     parser.add_argument(
         "--channels", choices=("bgr", "rgb"), help="colours as the network was trained; else its family's"
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", choices=("auto", "max", "percentile", "mse", "entropy"), default="auto", help="how ranges are taken"
     )
     parser.add_argument(
-        "--gate", nargs="+", default=[], metavar="NAME=VALUE",
+        "--gate", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="what INT8 must reach; without it recall=0.95 precision=0.95 mean_iou=0.9",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="write the folder although INT8 misses its gate")
@@ -96,7 +97,14 @@ def read_gate(texts: list[str]) -> DetectorGate:
     Raises:
         InputError: A name is unknown or a value is no share.
     """
-    from reidge.edge.settings import apply_overrides, validate
+    from reidge.edge.settings import validate
     from reidge.export.detector import DetectorGate
 
-    return validate(DetectorGate, apply_overrides({}, [f"min_{text}" for text in texts]), where="--gate")
+    fields = {name.partition("_")[2]: name for name in DetectorGate.model_fields}
+    values: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in fields or not value:
+            raise InputError(f"--gate {text} is not NAME=VALUE with one of the names {', '.join(fields)}.")
+        values[fields[name]] = value
+    return validate(DetectorGate, values, where="--gate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,9 +27,10 @@ from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import require_free, whole_folder
 from reidge.edge.progress import Progress
 from reidge.export.judge import LabelledSplit
+from reidge.export.kept import keep_report, remove_kept_report
 from reidge.export.parity import INT8_GATE, Gate
 from reidge.export.provenance import describe_origin, hash_weights, with_scales
-from reidge.export.report import REPORT_HTML, REPORT_JSON, write_report
+from reidge.export.report import write_report
 from reidge.export.scales import scales_file
 from reidge.export.sensitivity import MAX_FLOAT_SHARE, Int8Search
 from reidge.export.steps import (
@@ -308,29 +308,6 @@ def find_warnings(manifest: Manifest, coverage: Coverage) -> tuple[str, ...]:
             "tells people apart. Train longer or on more footage."
         )
     return tuple(warnings)
-
-
-def kept_report(output: Path) -> Path:
-    """Where the report of an export stays that failed its gate: beside the bundle that did not come to be."""
-    return output.with_name(f"{output.name}.failed")
-
-
-def keep_report(folder: Path, output: Path) -> Path:
-    """Copy the report out of a bundle that will vanish, over the one of an earlier failure; return the page."""
-    target = kept_report(output)
-    target.mkdir(exist_ok=True)
-    for name in (REPORT_JSON, REPORT_HTML):
-        partial_path = target / f".{name}.partial"
-        shutil.copyfile(folder / name, partial_path)
-        partial_path.replace(target / name)
-    return target / REPORT_HTML
-
-
-def remove_kept_report(output: Path) -> None:
-    """Take away the report of an earlier failure, which the bundle that is there now would seem to belong to."""
-    target = kept_report(output)
-    if target.is_dir() and {path.name for path in target.iterdir()} <= {REPORT_JSON, REPORT_HTML}:
-        shutil.rmtree(target, ignore_errors=True)
 
 
 def check_starts(folder: Path, threads: int | None) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +43,8 @@ from reidge.export.detector_trial import (
     require_people,
     time_graphs,
 )
+from reidge.export.kept import REPORT_JSON, keep_report, remove_kept_report
+from reidge.export.parity import Check
 from reidge.export.provenance import tool_versions
 from reidge.export.quantize import placements
 
@@ -64,13 +67,17 @@ class DetectorGate(BaseModel, frozen=True, extra="forbid"):
     min_precision: float = Field(0.95, ge=0, le=1)
     min_mean_iou: float = Field(0.9, ge=0, le=1)
 
+    def checks(self, agreement: Agreement) -> tuple[Check, ...]:
+        """What was reached of each figure."""
+        return (
+            Check(name="recall", found=agreement.recall, limit=self.min_recall),
+            Check(name="precision", found=agreement.precision, limit=self.min_precision),
+            Check(name="mean IoU", found=agreement.mean_iou, limit=self.min_mean_iou),
+        )
+
     def passes(self, agreement: Agreement) -> bool:
         """Whether the figures reach the gate."""
-        return (
-            agreement.recall >= self.min_recall
-            and agreement.precision >= self.min_precision
-            and agreement.mean_iou >= self.min_mean_iou
-        )
+        return all(check.passed for check in self.checks(agreement))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +134,7 @@ def export_detector(
         source: YOLOX or RT-DETR as ONNX, without decoding or suppression of overlaps in the graph.
         frames: Recordings and pictures of the site, to calibrate and check on.
         output: The folder; must not exist or be an empty one.
-        family: What `source` is; `auto` tells by its outputs.
+        family: What `source` must be; which it is, is told by its outputs.
         person_class: Column of the person among the classes.
         preprocessing: How the network wants its pictures; None takes what its family was trained with.
         frame_count: Most frames to use; a third of them is held out of calibration.
@@ -138,7 +145,7 @@ def export_detector(
 
     Raises:
         InputError: The network, the frames or an option is unusable, or `output` is taken.
-        ReidgeError: INT8 misses its gate without `force`.
+        ReidgeError: INT8 misses its gate without `force`; then the report stays in `kept_report(output)`.
     """
     require_free(output)
     if method not in ("auto", *METHODS):
@@ -156,16 +163,18 @@ def export_detector(
         require_people(reference)
         progress.advance(note="people found in float")
         search = quantise(model, sets, reference, trial, gate=gate, method=method)
+        origin = describe_source(source, sets, anatomy, preprocessing, person_class)
+        write_report(trial.folder, search, gate, origin)
         if not (search.passed or force):
-            raise missed(search.agreement, gate)
+            raise missed(search.agreement, gate, keep_report(trial.folder, output))
         onnx.save(search.model, trial.path("int8"))
         progress.advance(note=f"INT8 finds {search.agreement.recall:.1%} of the people")
-        origin = describe_source(source, sets, anatomy, preprocessing, person_class)
         manifest = write_manifest(trial, sets, reference, search, gate=gate, origin=origin)
         progress.advance(note="written")
         check_starts(trial)
         milliseconds = time_graphs(trial, sets.held_out_NHW3)
         progress.advance(note="starts and finds the people of the golden frames")
+    remove_kept_report(output)
     return DetectorReport(
         path=output,
         manifest=manifest,
@@ -221,13 +230,24 @@ def write_manifest(
     return manifest
 
 
-def missed(agreement: Agreement, gate: DetectorGate) -> ReidgeError:
+def write_report(folder: Path, search: DetectorSearch, gate: DetectorGate, origin: DetectorOrigin) -> None:
+    """Write what INT8 costs and how it came about, into a folder that is being made."""
+    figures = {
+        "passed": search.passed,
+        "checks": [check.figures for check in gate.checks(search.agreement)],
+        "agreement": search.agreement.model_dump(),
+        "quantisation": describe_search(search, gate).model_dump(mode="json"),
+        "provenance": origin.model_dump(mode="json"),
+    }
+    (folder / REPORT_JSON).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def missed(agreement: Agreement, gate: DetectorGate, report: Path) -> ReidgeError:
     """Say by how much INT8 misses its gate."""
+    failed = ", ".join(str(check) for check in gate.checks(agreement) if not check.passed)
     return ReidgeError(
-        f"INT8 misses its gate on {agreement.frames} held-out frames with {agreement.boxes} people: recall "
-        f"{agreement.recall:.3f} (at least {gate.min_recall}), precision {agreement.precision:.3f} (at least "
-        f"{gate.min_precision}), mean IoU {agreement.mean_iou:.3f} (at least {gate.min_mean_iou}). Give more frames of "
-        "your own cameras, lower the gate with --gate, or accept the loss with --force."
+        f"INT8 misses its gate on {agreement.frames} held-out frames with {agreement.boxes} people: {failed}. See "
+        f"{report}. Give more frames of your own cameras, lower the gate with --gate, or accept the loss with --force."
     )
 
 
@@ -238,6 +258,7 @@ def describe_search(search: DetectorSearch, gate: DetectorGate) -> Quantisation:
         candidates=dict(search.candidates),
         float_blocks=search.float_blocks,
         gate=gate.model_dump(),
+        missed=tuple(str(check) for check in gate.checks(search.agreement) if not check.passed),
         forced=not search.passed,
     )
 
@@ -265,7 +286,8 @@ def find_warnings(manifest: DetectorManifest, milliseconds: dict[Precision, floa
     """What a user should know before deploying."""
     warnings = []
     if manifest.quantisation.forced:
-        warnings.append("INT8 missed its gate and was written because of --force.")
+        failed = ", ".join(manifest.quantisation.missed)
+        warnings.append(f"INT8 missed its gate and was written because of --force: {failed}.")
     if manifest.agreement.boxes < FEW_BOXES:
         warnings.append(
             f"the held-out frames show {manifest.agreement.boxes} people, fewer than {FEW_BOXES}: the figures are "

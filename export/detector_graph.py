@@ -147,7 +147,7 @@ def check_input(model: onnx.ModelProto, path: Path) -> None:
 
 
 def examine(model: onnx.ModelProto, path: Path, family: Family | Literal["auto"] = "auto") -> Anatomy:
-    """Find out what a detector gives, by running it once on grey.
+    """Find out what a detector gives, by running it once on grey; `family` decides nothing, it only refuses others.
 
     Raises:
         InputError: It does not run, or is of no family that is known here, or not of the one that was said.
@@ -217,7 +217,7 @@ def fold(model: onnx.ModelProto, anatomy: Anatomy, preprocessing: Preprocessing,
     Raises:
         InputError: The person is none of its classes.
     """
-    if person_class >= anatomy.classes:
+    if not 0 <= person_class < anatomy.classes:
         raise InputError(f"the person class is {person_class}, the detector has {anatomy.classes} classes, from 0.")
     writer = Writer()
     source = model.graph.input[0]

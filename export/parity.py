@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -38,6 +38,12 @@ class Check:
     def passed(self) -> bool:
         """Whether the figure is on the right side; never true for NaN."""
         return self.found <= self.limit if self.at_most else self.found >= self.limit
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The check as JSON."""
+        limit = "at_most" if self.at_most else "at_least"
+        return {"name": self.name, "found": self.found, limit: self.limit, "passed": self.passed}
 
     def __str__(self) -> str:
         return f"{self.name} {self.found:.4f} (at {'most' if self.at_most else 'least'} {self.limit:g})"

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from reidge.calibration.threshold import rate_curve
+from reidge.export.kept import REPORT_HTML, REPORT_JSON
 from reidge.export.plots import picture, plot_cosines, plot_costs, plot_pairs, plot_rates
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from reidge.edge.bundle import Manifest, Parity, Precision
     from reidge.export.parity import Check, Gate
 
-REPORT_JSON = "report.json"
-REPORT_HTML = "report.html"
 WORST_SHOWN = 8
 
 
@@ -92,15 +91,6 @@ def report_figures(manifest: Manifest, evidence: Evidence, warnings: Sequence[st
     content = manifest.model_dump(
         mode="json", include={"parity", "accuracy", "threshold", "quantisation", "golden_min_cosine"}
     )
-    checks = [
-        {
-            "name": check.name,
-            "found": check.found,
-            "at_most" if check.at_most else "at_least": check.limit,
-            "passed": check.passed,
-        }
-        for check in evidence.checks
-    ]
     graphs = [
         {
             "precision": graph.precision,
@@ -114,7 +104,7 @@ def report_figures(manifest: Manifest, evidence: Evidence, warnings: Sequence[st
     return {
         **content,
         "passed": all(check.passed for check in evidence.checks),
-        "checks": checks,
+        "checks": [check.figures for check in evidence.checks],
         "block_costs": dict(evidence.costs),
         "graphs": graphs,
         "warnings": list(warnings),

@@ -316,18 +316,26 @@ def test_what_drowns_in_int8_is_put_back_to_float(tmp_path: Path, frames: Path) 
     assert done.manifest.agreement.recall == 1
 
 
-def test_a_missed_gate_leaves_nothing_behind_and_force_writes_it_down(
+def test_a_missed_gate_leaves_its_report_and_force_writes_it_down(
     tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reidge.export.detector_search.MAX_FLOAT_SHARE", 0)
     path, output = write_yolox(tmp_path / "yolox.onnx", loud=1000), tmp_path / "out"
-    with pytest.raises(ReidgeError, match=r"INT8 misses its gate on 4 held-out frames with 4 people: recall") as caught:
+    with pytest.raises(ReidgeError, match="misses its gate on 4 held-out frames with 4 people: recall 0") as caught:
         export_detector(path, [frames], output, method="max", threads=1)
     assert "\n" not in str(caught.value)
+    assert str(tmp_path / "out.failed" / "report.json") in str(caught.value)
     assert not output.exists()
+    figures = json.loads((tmp_path / "out.failed" / "report.json").read_text())
+    assert not figures["passed"]
+    assert (figures["checks"][0]["name"], figures["checks"][0]["passed"]) == ("recall", False)
+    assert figures["provenance"]["calibration_frames"] == 8
     done = export_detector(path, [frames], output, method="max", force=True, threads=1)
     assert done.manifest.quantisation.forced
-    assert "because of --force" in done.warnings[0]
+    assert done.manifest.quantisation.missed[0] == "recall 0.0000 (at least 0.95)"
+    assert "because of --force: recall 0.0000 (at least 0.95)" in done.warnings[0]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "yolox.onnx"]  # the failure's report is gone
+    assert not json.loads((output / "report.json").read_text())["passed"]
 
 
 def test_gates_are_reached_only_by_all_three_figures() -> None:
@@ -402,7 +410,10 @@ def test_the_command_prints_one_json_object_and_harvest_and_site_take_the_folder
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--gate", "recal=0.9"], "unknown key 'min_recal'. Did you mean 'min_recall'?"),
+        (["--gate", "recal=0.9"], "recal=0.9 is not NAME=VALUE with one of the names recall, precision, mean_iou."),
+        (["--gate", "recall"], "--gate recall is not NAME=VALUE"),
+        (["--gate", "recall=2", "--gate", "precision=0.8"], "--gate: min_recall"),  # the second takes nothing back
+        (["--person-class", "-1"], "the person class is -1, the detector has 2 classes, from 0."),
         (["--gate", "recall=2"], "--gate: min_recall"),
         (["--mean", "1", "2", "3"], "--channels is missing"),
         (["--channels", "rgb", "--mean", "0", "0", "0", "--std", "1", "0", "1"], "--std is 1.0 0.0 1.0"),
