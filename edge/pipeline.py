@@ -89,9 +89,8 @@ class Pipeline:
         self.embeddings = 0
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of the loop by stage."""
-        self._detector, self._encoder, self._tracks, self._metrics, self._beat = (
-            detector, encoder, tracks, metrics, beat,
-        )  # fmt: skip
+        self.encoder = encoder
+        self._detector, self._tracks, self._metrics, self._beat = detector, tracks, metrics, beat
         self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
         self._logged: dict[tuple[str, int], int | None] = {}
         self._failing_since: dict[str, float] = {}
@@ -257,16 +256,16 @@ class Pipeline:
 
     def _embed(self, pictures: list[Picture]) -> tuple[list[Picture], NDArray[np.float32]]:
         """Embed pictures in one batch; one at which the encoder fails is left out and costs no other one its turn."""
-        spec = self._encoder.bundle.manifest.input
+        spec = self.encoder.bundle.manifest.input
         crops = resize_crops((picture.crop for picture in pictures), size=spec.size, method=spec.resize)
         try:
-            embeddings_ND = self._encoder.embed(crops)
+            embeddings_ND = self.encoder.embed(crops)
         except Exception as error:  # of the runtime's many kinds
             if len(pictures) > 1:
                 parts = [self._embed([picture]) for picture in pictures]
                 return [p for part in parts for p in part[0]], np.concatenate([part[1] for part in parts])
             self._failed("pictures_failed", "encoder", pictures[0].sighting.camid, error)
-            return [], np.empty((0, self._encoder.bundle.manifest.embedding_dim), dtype=np.float32)
+            return [], np.empty((0, self.encoder.bundle.manifest.embedding_dim), dtype=np.float32)
         if pictures:
             self._failing_since.pop("encoder", None)
         for picture in pictures:

@@ -264,45 +264,53 @@ def run_site(
         metrics, condition = Metrics(), Condition(watchdog)
         if site.web is not None:
             stack.enter_context(Web(site.web, metrics, health=condition.health, ready=condition.ready))
-        bundle = Bundle.load(site.bundle)
         cameras = Cameras(site.cameras)
-        detector = stack.enter_context(open_detector(site.detector, at_once=len(site.cameras)))
-        encoder = stack.enter_context(
-            open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
-        )
-        gallery = stack.enter_context(open_gallery(site, bundle, encoder))
-        outputs = stack.enter_context(Outputs(site.outputs, metrics=metrics))
-        tracks = stack.enter_context(TrackLog(site.outputs.tracks, [camera.name for camera in site.cameras]))
-        pipeline = Pipeline(
-            site,
-            detector=detector,
-            encoder=encoder,
-            gallery=gallery,
-            sink=outputs,
-            tracks=tracks,
-            metrics=metrics,
-            beat=watchdog.beat,
-        )
+        pipeline = open_pipeline(site, stack, metrics, watchdog)
         condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
-        publish(metrics, cameras, gallery, watchdog, encoder)
-        watchdog.last_words = lambda: last_words(pipeline, outputs)
+        publish(metrics, cameras, pipeline, watchdog)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
         stack.enter_context(cameras)
         service.begin()
         began = time.monotonic()
-        for frames in cameras.moments(orders.stop):
-            service.look_around(orders)
-            pipeline.handle(frames)
-            if bar is not None:
-                bar.advance(len(frames), note=f"{pipeline.identities} identities")
-            if seconds is not None and time.monotonic() - began >= seconds:
-                break
-            watchdog.beat("wait")
-        watchdog.beat("end")
-        service.end()
+        try:
+            for frames in cameras.moments(orders.stop):
+                service.look_around(orders)
+                pipeline.handle(frames)
+                if bar is not None:
+                    bar.advance(len(frames), note=f"{pipeline.identities} identities")
+                if seconds is not None and time.monotonic() - began >= seconds:
+                    break
+                watchdog.beat("wait")
+        finally:  # also where it fails, whoever is in view has to be told as gone
+            watchdog.beat("end")
+            service.end()
         if not pipeline.frames and not orders.stop.is_set():
             raise ReidgeError("no camera gave a single frame. See the camera.down events for the reasons.")
-        return _summary(pipeline, cameras, encoder, outputs, time.monotonic() - began)
+        return _summary(pipeline, cameras, time.monotonic() - began)
+
+
+def open_pipeline(site: Site, stack: ExitStack, metrics: Metrics, watchdog: Watchdog) -> Pipeline:
+    """Open everything between cameras and the world; `stack` closes it."""
+    bundle = Bundle.load(site.bundle)
+    detector = stack.enter_context(open_detector(site.detector, at_once=len(site.cameras)))
+    encoder = stack.enter_context(
+        open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
+    )
+    gallery = stack.enter_context(open_gallery(site, bundle, encoder))
+    outputs = stack.enter_context(Outputs(site.outputs, metrics=metrics))
+    tracks = stack.enter_context(TrackLog(site.outputs.tracks, [camera.name for camera in site.cameras]))
+    pipeline = Pipeline(
+        site,
+        detector=detector,
+        encoder=encoder,
+        gallery=gallery,
+        sink=outputs,
+        tracks=tracks,
+        metrics=metrics,
+        beat=watchdog.beat,
+    )
+    watchdog.last_words = lambda: last_words(pipeline, outputs)
+    return pipeline
 
 
 def last_words(pipeline: Pipeline, outputs: Outputs) -> None:
@@ -339,8 +347,9 @@ def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
     )
 
 
-def publish(metrics: Metrics, cameras: Cameras, gallery: Gallery, watchdog: Watchdog, encoder: EdgeEncoder) -> None:
+def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Watchdog) -> None:
     """Let the numbers that others keep be read when the metrics are."""
+    encoder, gallery = pipeline.encoder, pipeline.book.gallery
     metrics.describe(backend=encoder.backend, precision=encoder.precision)
 
     def read(metrics: Metrics) -> None:
@@ -371,9 +380,7 @@ def _total_frames(site: Site) -> int | None:
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def _summary(
-    pipeline: Pipeline, cameras: Cameras, encoder: EdgeEncoder, outputs: Outputs, seconds: float
-) -> RunSummary:
+def _summary(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
     frames, busy = sum(pipeline.frames.values()), pipeline.busy
     inference = pipeline.spent["detect"] + pipeline.spent["embed"]
     return RunSummary(
@@ -391,7 +398,7 @@ def _summary(
         sightings=pipeline.reporter.sightings,
         undecided=pipeline.reporter.undecided,
         identities=pipeline.identities,
-        events=outputs.written,
-        backend=encoder.backend,
-        precision=encoder.precision,
+        events=pipeline.reporter.written,
+        backend=pipeline.encoder.backend,
+        precision=pipeline.encoder.precision,
     )
