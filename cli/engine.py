@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         default=None,
         metavar="RELEASE",
-        help="build nothing, print the trtexec command that builds and times the same engine with TensorRT 8, 10 or 11",
+        help="build nothing, print the trtexec command that times such an engine with TensorRT 8, 10 or 11",
     )
     add_json_argument(parser)
 
@@ -176,7 +176,7 @@ def describe_trtexec(
         InputError: There is no such release.
     """
     from reidge.edge.bundle import Bundle
-    from reidge.edge.engine import trtexec_command, write_half
+    from reidge.edge.engine import has_fixed_batch, trtexec_command, write_half
     from reidge.edge.engine_builder import EngineError, load_tensorrt, version_of
 
     if not release:
@@ -189,6 +189,12 @@ def describe_trtexec(
     if release == 11 and options.half:
         path = write_half(path)
         print(f"reidge engine: the graph with FP16 in it is {path}", file=sys.stderr)
+    elif options.half:
+        print(
+            "reidge engine: this command is for timing: it pins no layer to FP32, so sums and powers may overflow in what "
+            "it saves",
+            file=sys.stderr,
+        )
     return trtexec_command(
         path,
         options,
@@ -196,4 +202,5 @@ def describe_trtexec(
         shape=(*bundle.manifest.input.size, 3),
         int8=precision == "int8",
         major=release,
+        fixed_batch=not isinstance(bundle, Bundle) and has_fixed_batch(path),
     )

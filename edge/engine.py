@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reidge.edge.bundle import MANIFEST_NAME, BundleError
 from reidge.edge.cuda import open_cuda
-from reidge.edge.engine_builder import build_engine, load_tensorrt, with_half
+from reidge.edge.engine_builder import EngineError, build_engine, load_tensorrt, with_half
 from reidge.edge.engine_cache import EngineCache, EngineKey, EngineOptions, machine_of, say
 
 if TYPE_CHECKING:
@@ -119,10 +119,33 @@ def write_half(onnx_path: Path) -> Path:
     return EngineCache().write_graph(f"{hashlib.sha256(graph).hexdigest()[:32]}.half.onnx", with_half(graph))
 
 
+def has_fixed_batch(onnx_path: Path) -> bool:
+    """Whether a graph takes batches of one size only, as some foreign detectors do.
+
+    Raises:
+        EngineError: The package that reads the graph is absent.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise EngineError(f"reading {onnx_path} takes the package onnx. Install it: pip install onnx") from error
+    batch = onnx.load(onnx_path).graph.input[0].type.tensor_type.shape.dim[0]
+    return bool(batch.dim_value)
+
+
 def trtexec_command(
-    onnx_path: Path, options: EngineOptions, *, name: str, shape: Sequence[int], int8: bool, major: int
+    onnx_path: Path,
+    options: EngineOptions,
+    *,
+    name: str,
+    shape: Sequence[int],
+    int8: bool,
+    major: int,
+    fixed_batch: bool = False,
 ) -> list[str]:
-    """The `trtexec` call that builds and times the same engine.
+    """The `trtexec` call that builds and times an engine by the same options.
+
+    Up to TensorRT 10 it pins no layer to FP32, as `build_engine` does: what it saves is as fast, and may overflow.
 
     Args:
         onnx_path: The graph; for TensorRT 11 with FP16 the one that `bake_half` wrote.
@@ -131,11 +154,13 @@ def trtexec_command(
         shape: Of one image.
         int8: Whether the graph has Q/DQ pairs.
         major: Version of TensorRT.
+        fixed_batch: Whether the graph takes one batch size only, for which trtexec refuses to be told any.
     """
     each = "x".join(map(str, shape))
     batches = {"min": options.min_batch, "opt": options.best_batch, "max": options.max_batch}
     command = ["trtexec", f"--onnx={onnx_path}", f"--saveEngine={onnx_path.with_suffix('.engine').name}"]
-    command += [f"--{which}Shapes={name}:{batch}x{each}" for which, batch in batches.items()]
+    if not fixed_batch:
+        command += [f"--{which}Shapes={name}:{batch}x{each}" for which, batch in batches.items()]
     if major < 11:
         command += ["--int8"] * int8 + ["--fp16"] * options.half
     if options.workspace_mib is not None:

@@ -107,10 +107,14 @@ def test_the_trtexec_command_is_printed_for_each_release(
     monkeypatch.setenv("REIDGE_CACHE", str(tmp_path / "cache"))
     path = tiny_bundle / "encoder.onnx"
     assert main(["engine", str(tiny_bundle), "--trtexec", "10"]) == 0
-    assert capsys.readouterr().out == (
+    out, err = capsys.readouterr()
+    assert out == (
         f"trtexec --onnx={path} --saveEngine=encoder.engine --minShapes=crops:1x32x16x3 "
         "--optShapes=crops:8x32x16x3 --maxShapes=crops:64x32x16x3 --fp16\n"
     )
+    assert "for timing: it pins no layer to FP32" in err
+    assert main(["engine", str(tiny_bundle), "--trtexec", "10", "--no-half"]) == 0
+    assert capsys.readouterr().err == ""
     assert main(["engine", str(tiny_bundle), "--trtexec", "11"]) == 0
     written = capsys.readouterr().out.split("--onnx=")[1].split()[0]
     kinds = {tensor.data_type for tensor in onnx.load(written).graph.initializer}

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reidge.edge.engine import trtexec_command
+from reidge.edge.engine import has_fixed_batch, trtexec_command
 from reidge.edge.engine_builder import build_engine, load_tensorrt
 from reidge.edge.engine_cache import EngineOptions
 from reidge.edge.errors import InputError, ReidgeError
@@ -218,6 +218,12 @@ def test_batches_grow(batches: tuple[int, int, int]) -> None:
         EngineOptions(min_batch=batches[0], best_batch=batches[1], max_batch=batches[2])
 
 
+@pytest.mark.parametrize(("batch", "fixed"), [("N", False), (1, True)])
+def test_a_graph_tells_whether_its_batch_is_fixed(tmp_path: Path, batch: str | int, fixed: bool) -> None:
+    (tmp_path / "graph.onnx").write_bytes(block_graph(int8=False, image=(batch, 8, 4, 3)))
+    assert has_fixed_batch(tmp_path / "graph.onnx") == fixed
+
+
 def test_trtexec_is_told_the_same() -> None:
     options = EngineOptions(workspace_mib=512, level=2)
     command = trtexec_command(
@@ -235,5 +241,9 @@ def test_trtexec_is_told_the_same() -> None:
         "--memPoolSize=workspace:512",
         "--builderOptimizationLevel=2",
     ]
+    fixed = trtexec_command(
+        Path("d.onnx"), options, name="frames", shape=(4, 4, 3), int8=True, major=10, fixed_batch=True
+    )
+    assert not [word for word in fixed if "Shapes" in word]  # "Static model does not take explicit shapes"
     eleven = trtexec_command(Path("half.onnx"), EngineOptions(), name="crops", shape=(8, 4, 3), int8=True, major=11)
     assert not {"--int8", "--fp16"} & set(eleven)
