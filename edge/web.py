@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 8
 """Requests answered at once; a further one is turned away, so that no client makes threads without end."""
+READING_SECONDS = 1.0
+"""How long a request for metrics waits for the one before it."""
 REQUEST_SECONDS = 5.0
 """How long a client may take to say what it wants."""
 
@@ -65,8 +67,10 @@ class Web:
 
     def __init__(self, config: WebConfig, metrics: Metrics, *, health: Problems, ready: Problems) -> None:
         self.config = config
+        self._metrics = metrics
+        self._reading = threading.Lock()
         self._pages: dict[str, Callable[[str], tuple[int, bytes, str]]] = {
-            "/metrics": lambda accept: (200, *exposition(metrics, accept)),
+            "/metrics": self._tell_metrics,
             "/health": lambda _: _state(health()),
             "/ready": lambda _: _state(ready()),
         }
@@ -96,6 +100,15 @@ class Web:
         assert self._server is not None
         host, port = self._server.server_address[:2]
         return f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
+
+    def _tell_metrics(self, accept: str) -> tuple[int, bytes, str]:
+        """One at a time: should a number not be had because something hangs, `/health` is to be answered still."""
+        if not self._reading.acquire(timeout=READING_SECONDS):
+            return 503, b"An earlier request is still being answered.\n", "text/plain"
+        try:
+            return 200, *exposition(self._metrics, accept)
+        finally:
+            self._reading.release()
 
 
 def _is_loopback(host: str) -> bool:

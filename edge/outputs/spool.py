@@ -71,6 +71,12 @@ class Spool:
         """Why the disk takes nothing at the moment."""
         self.acknowledged = 0
         """Number of the last line before the first that is not acknowledged."""
+        self.pending = 0
+        """Lines that are not acknowledged."""
+        self.kept = 0
+        """Those of them that are in memory alone."""
+        self.size = 0
+        """Bytes on disk."""
         self._max_bytes = max_bytes
         self._segment_bytes = min(LARGEST_SEGMENT, max(1, max_bytes // SEGMENTS))
         self._max_kept = max_kept
@@ -107,6 +113,7 @@ class Spool:
             self._next = self._segments[-1].end
         self._next = max(self._next, self.acknowledged + 1)
         self._take_off()
+        self._note()
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Take lines in, on disk if that works, else in memory."""
@@ -116,7 +123,9 @@ class Spool:
                 self._next += 1
             self._settle()
             while len(self._kept) > self._max_kept:
-                self.lost += self._kept.popleft().number > self.acknowledged
+                self._kept.popleft()
+                self.lost += 1
+            self._note()
 
     def read(self, after: int, most: int) -> list[Record]:
         """The lines that follow number `after`, at most `most`; none when there are no more."""
@@ -129,6 +138,7 @@ class Spool:
                     except FileNotFoundError:  # another hand deleted it
                         self.lost += segment.end - max(segment.first, self.acknowledged + 1)
                         segment.first, segment.count = segment.end, 0
+                        self._note()
             found += [record for record in self._kept if record.number > after][: most - len(found)]
             return found
 
@@ -137,6 +147,7 @@ class Spool:
         with self._guard:
             self.acknowledged = max(self.acknowledged, min(number, self._next - 1))
             self._take_off()
+            self._note()
 
     def tend(self) -> None:
         """Write what memory keeps, remember what was acknowledged, and bring what was not onto the disk itself.
@@ -154,6 +165,7 @@ class Spool:
                 self.trouble = error
             else:
                 self.trouble = self.trouble if self._kept else None
+            self._note()
 
     def close(self) -> None:
         """Remember what was acknowledged and let the folder go."""
@@ -167,23 +179,12 @@ class Spool:
                 os.close(self._lock_fd)
                 self._lock_fd = None
 
-    @property
-    def pending(self) -> int:
-        """Lines that are not acknowledged."""
-        with self._guard:
-            on_disk = sum(max(0, found.end - max(found.first, self.acknowledged + 1)) for found in self._segments)
-            return on_disk + sum(record.number > self.acknowledged for record in self._kept)
-
-    @property
-    def kept(self) -> int:
-        """Lines that are in memory alone."""
-        return len(self._kept)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        with self._guard:
-            return sum(segment.size for segment in self._segments)
+    def _note(self) -> None:
+        """Bring the public numbers up to date; whoever reads them must not wait for a disk that hangs."""
+        on_disk = sum(max(0, found.end - max(found.first, self.acknowledged + 1)) for found in self._segments)
+        self.kept = len(self._kept)
+        self.pending = on_disk + self.kept
+        self.size = sum(segment.size for segment in self._segments)
 
     def _settle(self) -> None:
         """Move lines from memory to disk."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reidge.edge import web as web_module
 from reidge.edge.errors import InputError
 from reidge.edge.metrics import Metrics
 from reidge.edge.settings import validate
@@ -163,3 +165,21 @@ def test_a_page_that_fails_is_an_answer_too(metrics: Metrics) -> None:
         status, body, _ = get(f"{web.address}/health")
         assert (status, get(f"{web.address}/ready")[0]) == (500, 200)
     assert "secret" not in body
+
+
+def test_metrics_that_hang_leave_health_alone(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "READING_SECONDS", 0.05)
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def hang(_: Metrics) -> None:
+        hangs.set()
+        let_go.wait(30)
+
+    metrics.on_read(hang)
+    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
+        hung = threading.Thread(target=get, args=(f"{web.address}/metrics",))
+        hung.start()
+        assert hangs.wait(10)
+        assert [get(f"{web.address}{page}")[0] for page in ("/metrics", "/metrics", "/health")] == [503, 503, 200]
+        let_go.set()
+        hung.join()
