@@ -191,8 +191,8 @@ def describe_trtexec(
         print(f"reidge engine: the graph with FP16 in it is {path}", file=sys.stderr)
     elif options.half:
         print(
-            "reidge engine: this command is for timing: it pins no layer to FP32, so sums and powers may overflow in what "
-            "it saves",
+            "reidge engine: this command is for timing: it pins no layer to FP32, so sums and powers may overflow in "
+            "what it saves",
             file=sys.stderr,
         )
     return trtexec_command(

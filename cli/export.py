@@ -126,6 +126,6 @@ def read_recipe(encoder: Path) -> dict[str, Any] | None:
         return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is no YAML: the run folder is damaged. Restore or remove this file.") from error
     return content if isinstance(content, dict) else None

@@ -335,7 +335,7 @@ def read_json_manifest(bundle: Path, model: type[AnyManifest], *, made_by: str) 
         raise BundleError(f"{bundle} is not a bundle: {MANIFEST_NAME} is missing. Make one with: {made_by}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for brackets in thousands of brackets
         raise BundleError(f"{path} is not JSON ({error}). Copy or export the bundle again.") from error
     found = kind_of(content)
     kind = model.model_fields["kind"].default if "kind" in model.model_fields else ENCODER_KIND

@@ -82,7 +82,7 @@ def is_detector(bundle: Path) -> bool:
     """Whether a bundle says of itself that it is a detector's."""
     try:
         content = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False  # whoever loads the bundle says what is wrong with it
     return isinstance(content, dict) and content.get("kind") == "detector"
 

@@ -307,7 +307,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_own(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UntrustedFile(f"its record {path.name} is damaged") from error
     if not isinstance(content, dict):
         raise UntrustedFile(f"its record {path.name} is damaged")

@@ -54,7 +54,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             place[int(last) if isinstance(place, list) else last] = _read_value(text)
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"--set {path}: there is no setting of this name.") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise InputError(f"--set {path}: the value cannot be read as YAML.") from error
     return changed
 

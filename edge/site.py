@@ -92,7 +92,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not YAML: {describe_yaml_error(error)}. Correct it there.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} has no settings. See examples/ for a site file.")

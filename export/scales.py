@@ -93,7 +93,7 @@ def read_scales(path: Path, model: ModelProto, *, weights_sha256: str) -> Scales
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. {AGAIN}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}). {AGAIN}") from error
     try:
         scales = Scales.model_validate(content)

@@ -176,7 +176,7 @@ def _read(name_or_path: str) -> tuple[Path, dict[str, Any]]:
             )
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"recipe {path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} is not a mapping of sections. Compare with a shipped one.")

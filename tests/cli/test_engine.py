@@ -77,6 +77,13 @@ def test_options_that_make_no_sense_are_wrong_usage(
     assert message in line
 
 
+def test_a_manifest_of_brackets_is_one_line(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny_bundle / "manifest.json").write_text("[" * 100_000)
+    assert main(["engine", str(tiny_bundle)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not JSON" in line
+
+
 def test_without_tensorrt_the_remedy_is_one_line(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

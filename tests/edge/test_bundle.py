@@ -70,8 +70,9 @@ def test_another_schema_version_says_both_versions(tiny_bundle: Path) -> None:
     assert "schema version 7, this reidge reads 1" in refusal(tiny_bundle)
 
 
-def test_a_manifest_that_is_not_json_is_refused(tiny_bundle: Path) -> None:
-    (tiny_bundle / "manifest.json").write_text('{"schema_version": 1,')
+@pytest.mark.parametrize("content", ['{"schema_version": 1,', "[" * 100_000], ids=["cut off", "deep"])
+def test_a_manifest_that_is_not_json_is_refused(tiny_bundle: Path, content: str) -> None:
+    (tiny_bundle / "manifest.json").write_text(content)
     assert "is not JSON" in refusal(tiny_bundle)
 
 

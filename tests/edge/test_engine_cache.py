@@ -74,6 +74,10 @@ def damage_record(path: Path) -> None:
     path.with_suffix(".json").write_text('{"key":')
 
 
+def nest_record(path: Path) -> None:
+    path.with_suffix(".json").write_text("[" * 100_000)
+
+
 def let_others_write(path: Path) -> None:
     path.chmod(0o666)
 
@@ -94,6 +98,7 @@ def put_a_pipe(path: Path) -> None:
         (spoil_content, "its sha256 differs from its record"),
         (forget_record, ".json cannot be read (No such file or directory)"),
         (damage_record, ".json is damaged"),
+        (nest_record, ".json is damaged"),
         (let_others_write, "may have been written by others"),
         (link_elsewhere, "cannot be read (Too many levels of symbolic links)"),
         (put_a_pipe, "is no plain file"),

@@ -94,7 +94,13 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "has no settings"), ("- a", "has no settings"), ("a: [", "is not YAML")]
+    ("text", "message"),
+    [
+        ("", "has no settings"),
+        ("- a", "has no settings"),
+        ("a: [", "is not YAML"),
+        pytest.param("[" * 5000, "is not YAML: RecursionError", id="deep"),
+    ],
 )
 def test_a_file_without_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -92,10 +92,11 @@ def test_an_output_that_cannot_be_written_ends_with_status_1_and_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", ["loop: {epochs", "[" * 5000], ids=["cut off", "deep"])
 def test_a_damaged_recipe_is_one_line(
-    tmp_path: Path, run_folder: Path, crop_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_folder: Path, crop_folder: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run_folder / "recipe.yaml").write_text("loop: {epochs")
+    (run_folder / "recipe.yaml").write_text(content)
     assert main(["export", str(run_folder), "--crops", str(crop_folder), "--output", str(tmp_path / "bundle")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "recipe.yaml is no YAML" in line

@@ -64,7 +64,13 @@ def test_scales_that_lack_something_or_make_no_sense_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), ("[]", "no usable scales"), (None, "cannot be")]
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        pytest.param("[" * 100_000, "is not JSON", id="deep"),
+        ("[]", "no usable scales"),
+        (None, "cannot be"),
+    ],
 )
 def test_a_file_that_is_damaged_or_absent_is_refused(
     tmp_path: Path, two_blocks: ModelProto, content: str | None, message: str

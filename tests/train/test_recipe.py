@@ -112,6 +112,7 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("cluster.eps", "has no value"),
         ("name.eps=1", "no setting of this name"),
         ("loop.seed=[", "cannot be read as YAML"),
+        pytest.param("loop.seed=" + "[" * 5000, "cannot be read as YAML", id="deep"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
