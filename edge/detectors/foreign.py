@@ -151,7 +151,8 @@ class ForeignDetector(ABC, Generic[Config]):
     def _run(self, pictures: Sequence[NDArray[np.float32]]) -> list[Found]:
         """Outputs for each picture, with an axis for the batch in front."""
         size = MAX_BATCH if self._batches else 1
-        batches = [np.stack(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        groups = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        batches = [np.stack(group) if len(group) > 1 else group[0][None] for group in groups]
         outputs = self._network.run([self._feed(batch_F3HW) for batch_F3HW in batches])
         if not self._batches:
             return outputs

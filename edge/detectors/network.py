@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -52,7 +52,11 @@ class Network(Protocol):
 
 
 class OpenvinoNetwork:
-    """A graph in OpenVINO, one queue of requests over all of its streams."""
+    """A graph in OpenVINO, a request for each of its streams.
+
+    Not by its AsyncInferQueue: after a request that failed, that one fails at every later wait, and taking it down
+    while a callback returns has aborted the process.
+    """
 
     def __init__(self, path: Path, *, threads: int | None, at_once: int) -> None:
         import openvino
@@ -71,41 +75,35 @@ class OpenvinoNetwork:
             for port in compiled.inputs
         )
         self._names = [port.get_any_name() for port in compiled.outputs]
-        self._make_queue = partial(openvino.AsyncInferQueue, compiled, streams)
-        self._queue: Any = None
-        self._renew_queue()
+        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(streams)]
 
     def run(self, feeds: Sequence[Feed]) -> list[Found]:
-        """Queue all feeds, then wait for the last."""
-        found: list[Found] = [{} for _ in feeds]
+        """Hand the feeds out in turn; each request is waited for before it gets its next one."""
+        found: list[Found] = []
+        requests = [self._requests[number % len(self._requests)] for number in range(len(feeds))]
+        waiting: deque[Any] = deque()
         try:
-            try:
-                for feed, place in zip(feeds, found, strict=True):
-                    # The feed goes along: its memory is read until the request is done.
-                    self._queue.start_async(feed, userdata=(place, feed), share_inputs=True)
-            finally:
-                self._queue.wait_all()
-        except Exception:
-            self._renew_queue()
-            raise
+            for request, feed in zip(requests, feeds, strict=True):
+                if len(waiting) == len(self._requests):
+                    found.append(self._take(waiting.popleft()))
+                request.start_async(feed, share_inputs=True)
+                waiting.append(request)
+            while waiting:
+                found.append(self._take(waiting.popleft()))
+        finally:
+            for request in waiting:  # after a failure: their memory goes, so they must be done with it
+                with suppress(Exception):
+                    request.wait()
         return found
 
     def close(self) -> None:
         """Free the graph."""
-        self._queue = None
+        self._requests = []
 
-    def _renew_queue(self) -> None:
-        """Begin anew, since OpenVINO's queue remembers a failure and raises it again at every later wait."""
-        for request in self._queue or ():
-            with suppress(Exception):  # of one that failed; the others must be done before their queue goes
-                request.wait()
-        self._queue = self._make_queue()
-        self._queue.set_callback(self._keep)
-
-    def _keep(self, request: Any, userdata: tuple[Found, Feed]) -> None:
-        place, _ = userdata
-        for index, name in enumerate(self._names):
-            place[name] = np.array(request.get_output_tensor(index).data)  # a copy: the next request reuses the buffer
+    def _take(self, request: Any) -> Found:
+        """Wait for a request and copy what it found: its next feed overwrites that."""
+        request.wait()
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._names)}
 
 
 class OnnxruntimeNetwork:
