@@ -55,6 +55,7 @@ def measure(cameras: int, folder: Path, *, seconds: float, warm_up: float, work:
             "bundle": str(make_bundle(work)),
             "cameras": [{"name": name, "source": server.address(name)} for name in mounts],
             "detector": {"kind": "yolox", "path": str(YOLOX)},
+            "identity": {"min_similarity": 0.7},
             "storage": {"gallery": "gallery.sqlite"},
         }
         running = Running(folder, site)

@@ -37,6 +37,8 @@ YOLOX = SHARED / "weights" / "yolox_nano.onnx"
 OSNET = SHARED / "weights" / "osnet_x0_25_msmt17.pth"
 WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 10, 30
 SCENES = 4
+APART = 30
+"""Seconds of the hall between the beginnings of two scenes."""
 
 
 def need_shared() -> None:
@@ -78,7 +80,7 @@ def make_painted_streams(folder: Path) -> tuple[list[Path], Path]:
 
 def _scene(number: int) -> Iterator[NDArray[np.uint8]]:
     """Two halves of a hall at different times, side by side: one or two people at a time."""
-    halves = zip(_hall(number * SECONDS), _hall(number * SECONDS + SECONDS // 2), strict=False)
+    halves = zip(_hall(number * APART), _hall((number + 0.5) * APART), strict=False)
     return (np.hstack(pair) for pair in halves)
 
 

@@ -138,6 +138,7 @@ class Site:
             ],
             "detector": detector,
             "encoder": encoder,
+            "identity": {"min_similarity": 0.7},
             "storage": {"gallery": "gallery.sqlite"},
             "outputs": {"mqtt": broker | {"password": self.broker.password, "site": "soak"}},
         }
