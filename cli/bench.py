@@ -106,10 +106,13 @@ def figures(bundle: Path, report: BenchReport, *, threads: int | None, chosen: b
 
 
 def lines_of(report: BenchReport) -> Iterator[str]:
-    """Write the report as a table for people."""
-    yield f"{'backend':<22}{'precision':<11}{'batch':>5}{'images/s':>11}{'median ms':>11}{'p95 ms':>9}{'start s':>9}"
+    """Write the report as a table for people; the last column is the worst cosine of the golden crops."""
+    yield (
+        f"{'backend':<22}{'precision':<11}{'batch':>5}{'images/s':>11}{'median ms':>11}{'p95 ms':>9}{'start s':>9}"
+        f"{'golden':>9}"
+    )
     for speed in report.speeds:
         yield (
             f"{speed.backend:<22}{speed.precision:<11}{speed.batch:>5}{speed.images_per_second:>11.1f}"
-            f"{speed.median_ms:>11.2f}{speed.p95_ms:>9.2f}{speed.start_seconds:>9.1f}"
+            f"{speed.median_ms:>11.2f}{speed.p95_ms:>9.2f}{speed.start_seconds:>9.1f}{speed.golden_cosine_min:>9.4f}"
         )

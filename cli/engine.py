@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = cache.options_for(engine.key.onnx_sha256)
     cache.choose_options(engine.key.onnx_sha256, options)
     try:
-        check_golden(bundle, precision)
+        golden = check_golden(bundle, precision)
     except BaseException:  # an engine that computes something else is worth nothing to later runs
         cache.discard(engine.key)
         cache.choose_options(engine.key.onnx_sha256, earlier)
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         "tensorrt": engine.key.tensorrt,
         "gpu": f"{engine.key.gpu}, compute capability {engine.key.capability}",
         "golden": "passed",
+        **golden,
     }
     emit(args, figures)
     return 0
@@ -149,8 +150,8 @@ def read_options(args: argparse.Namespace, path: Path) -> EngineOptions:
         raise InputError(f"{where or 'options'}: {first['msg']}. See: reidge engine --help") from error
 
 
-def check_golden(bundle: Bundle | DetectorBundle, precision: Precision) -> None:
-    """Start the engine as `reidge run` would, which compares it with the golden crops or frames.
+def check_golden(bundle: Bundle | DetectorBundle, precision: Precision) -> dict[str, float]:
+    """Start the engine as `reidge run` would, which compares it with the golden crops or frames; say how near it is.
 
     Raises:
         GoldenMismatch: It computes something else than the bundle's encoder or detector.
@@ -159,12 +160,16 @@ def check_golden(bundle: Bundle | DetectorBundle, precision: Precision) -> None:
     from reidge.edge.bundle import Bundle
 
     if isinstance(bundle, Bundle):
-        with EdgeEncoder(bundle, backend="tensorrt", precision=precision, threads=None):
-            return
+        with EdgeEncoder(bundle, backend="tensorrt", precision=precision, threads=None) as encoder:
+            assert encoder.golden is not None
+            return {
+                "golden_cosine_mean": encoder.golden.cosine_mean,
+                "golden_cosine_min": encoder.golden.cosine_min,
+            }
     from reidge.edge.detectors.bundle import BundleConfig, BundleDetector
 
-    with BundleDetector(BundleConfig(path=bundle.path, backend="tensorrt", precision=precision)):
-        return
+    with BundleDetector(BundleConfig(path=bundle.path, backend="tensorrt", precision=precision)) as detector:
+        return {"golden_f1": detector.golden_f1[precision]}
 
 
 def describe_trtexec(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from reidge.edge.backends import GoldenParity
     from reidge.edge.backends.presence import Backend
     from reidge.edge.bundle import Bundle, Precision
     from reidge.edge.progress import Progress
@@ -43,6 +44,9 @@ class Speed:
     median_ms: float
     """Of one call: crops in, embeddings out."""
     p95_ms: float
+    golden_cosine_mean: float
+    """Of this backend's embeddings of the golden crops with the trained encoder's."""
+    golden_cosine_min: float
     start_seconds: float
     """From opening the encoder to its passed golden check; building an engine is within it."""
 
@@ -142,7 +146,8 @@ def speeds_of(
             crops_NHW3 = np.resize(bundle.golden.crops_NHW3, (batch, *bundle.golden.crops_NHW3.shape[1:]))
             time_calls(encoder, crops_NHW3, seconds=WARM_SHARE * seconds, least=MIN_CALLS // 2)
             took_C = time_calls(encoder, crops_NHW3, seconds=seconds, least=MIN_CALLS)
-            yield describe(took_C, backend, precision, batch, started)
+            assert encoder.golden is not None
+            yield describe(took_C, backend, precision, batch, encoder.golden, started)
 
 
 def time_calls(
@@ -159,7 +164,12 @@ def time_calls(
 
 
 def describe(
-    took_C: NDArray[np.float64], backend: Backend, precision: Precision, batch: int, start_seconds: float
+    took_C: NDArray[np.float64],
+    backend: Backend,
+    precision: Precision,
+    batch: int,
+    golden: GoldenParity,
+    start_seconds: float,
 ) -> Speed:
     """Sum up the calls of one combination, given in seconds."""
     median, p95 = np.percentile(took_C, (50, 95)) * 1e3
@@ -171,5 +181,7 @@ def describe(
         images_per_second=float(batch * len(took_C) / took_C.sum()),
         median_ms=float(median),
         p95_ms=float(p95),
+        golden_cosine_mean=golden.cosine_mean,
+        golden_cosine_min=golden.cosine_min,
         start_seconds=start_seconds,
     )

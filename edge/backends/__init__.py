@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -44,6 +45,7 @@ __all__ = [
     "Backend",
     "EdgeEncoder",
     "GoldenMismatch",
+    "GoldenParity",
     "Runner",
     "installed_backends",
     "load_runner",
@@ -73,6 +75,16 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the graph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenParity:
+    """How near a device comes to the golden embeddings, which are the trained encoder's."""
+
+    crops: int
+    cosine_mean: float
+    cosine_min: float
+    """Of the worst crop; the check holds this one against the manifest's `golden_min_cosine`."""
 
 
 class GoldenMismatch(ReidgeError):
@@ -107,12 +119,14 @@ class EdgeEncoder:
         self.precision = precision
         self.threads = threads
         self._others = list(others)
+        self.golden: GoldenParity | None = None
+        """What came of the golden check; None before it."""
         self._runner: Runner | None = None
 
     def __enter__(self) -> EdgeEncoder:
         self._runner = self._load()
         try:
-            self._check_golden()
+            self.golden = self._check_golden()
         except BaseException:
             self.close()
             raise
@@ -168,7 +182,7 @@ class EdgeEncoder:
             log.warning("%s does not start: %s Taking %s instead.", left, error, self.backend)
             return self._load()
 
-    def _check_golden(self) -> None:
+    def _check_golden(self) -> GoldenParity:
         golden = self.bundle.golden
         assert self._runner is not None
         found_ND = self._runner.run(golden.crops_NHW3)
@@ -178,13 +192,15 @@ class EdgeEncoder:
                 f"{where} gives embeddings of shape {found_ND.shape}, the golden file has "
                 f"{golden.embeddings_ND.shape}. Export the bundle again."
             )
-        worst = float(np.einsum("nd,nd->n", found_ND, golden.embeddings_ND).min())
+        cosines_N = np.einsum("nd,nd->n", found_ND, golden.embeddings_ND)
+        worst = float(cosines_N.min())
         least = self.bundle.manifest.golden_min_cosine.get(self.precision, 1.0)
         if not worst >= least:  # also true for NaN
             raise GoldenMismatch(
                 f"{where} does not reproduce the golden embeddings: worst cosine {worst:.4f}, at least {least:.4f} "
                 "is needed. Use another backend or precision, or update the runtime."
             )
+        return GoldenParity(crops=len(cosines_N), cosine_mean=float(cosines_N.mean()), cosine_min=worst)
 
 
 def open_encoder(

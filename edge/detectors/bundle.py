@@ -64,6 +64,8 @@ class BundleDetector:
     def __init__(self, config: BundleConfig) -> None:
         self.config = config
         self.bundle = DetectorBundle.load(config.path)
+        self.golden_f1: dict[Precision, float] = {}
+        """What came of the golden check of each graph that was opened."""
         self._runner, self.backend, self.precision = self._open()
         # ONNX Runtime would build another engine, for minutes, to find out.
         self._batches = self.backend != "onnxruntime-tensorrt" and self._takes_two()
@@ -154,6 +156,7 @@ class BundleDetector:
                 raise BundleError(f"{where} gives {people_1A5.shape}, not (N, A, 5). Export the detector again.")
             found.append(people_of(people_1A5[0]))
         agreement = compare_detections(golden.people, found)
+        self.golden_f1[precision] = agreement.f1
         least = manifest.golden_min_agreement.get(precision, 1.0)
         if not agreement.f1 >= least:
             raise GoldenMismatch(

@@ -32,6 +32,7 @@ def test_json_holds_every_figure_and_what_it_ran_on(tiny_bundle: Path, capsys: p
     }
     assert set(report["speeds"][0]) == {
         "backend", "precision", "batch", "calls", "images_per_second", "median_ms", "p95_ms", "start_seconds",
+        "golden_cosine_mean", "golden_cosine_min",
     }  # fmt: skip
     assert report["threads"] == 1
     assert report["machine"]["cpu"]["cores"] >= 1
@@ -45,7 +46,8 @@ def test_people_get_a_table_with_a_row_for_each_measurement(
 ) -> None:
     assert main(["bench", str(tiny_bundle), "--backend", "onnxruntime", *QUICK]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["backend", "precision", "batch", "images/s", "median", "ms", "p95", "ms", "start", "s"]
+    assert " ".join(header.split()) == "backend precision batch images/s median ms p95 ms start s golden"
+    assert {row.split()[-1] for row in rows} == {"1.0000"}
     assert [row.split()[:3] for row in rows] == [["onnxruntime", "float", "1"], ["onnxruntime", "float", "2"]]
 
 

@@ -34,6 +34,7 @@ def test_an_engine_is_built_checked_and_reported(
     report = json.loads(capsys.readouterr().out)
     assert report["built"]
     assert (report["precision"], report["tensorrt"], report["golden"]) == ("float", "10.3.0", "passed")
+    assert 0.999 < report["golden_cosine_min"] <= report["golden_cosine_mean"] < 1.001
     assert report["gpu"] == "Orin, compute capability 8.7"
     # What was chosen here holds for `reidge run`, which is told nothing.
     (sha256,) = {path.name[:12] for path in EngineCache().folder.glob("*.engine")}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from reidge.edge.backends import GoldenParity
 from reidge.edge.backends.choice import Choice
 from reidge.edge.bench import BenchReport, Speed, bench, describe
 from reidge.edge.bundle import Bundle
@@ -12,6 +13,8 @@ from reidge.edge.errors import InputError, ReidgeError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+GOLDEN = GoldenParity(crops=16, cosine_mean=0.998, cosine_min=0.99)
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +25,13 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_calls_are_summed_up_by_hand() -> None:
     # Twenty calls of 4 crops: 19 of 10 ms and one of 110 ms, 300 ms in all.
-    speed = describe(np.array([0.010] * 19 + [0.110]), "openvino", "int8", 4, 1.5)
+    speed = describe(np.array([0.010] * 19 + [0.110]), "openvino", "int8", 4, GOLDEN, 1.5)
     assert speed.calls == 20
     assert speed.images_per_second == pytest.approx(80 / 0.3)
     assert speed.median_ms == pytest.approx(10)
     assert speed.p95_ms == pytest.approx(15)  # 0.95 x 19 = 18.05: a twentieth of the way from 10 to 110 ms
     assert speed.start_seconds == 1.5
+    assert (speed.golden_cosine_mean, speed.golden_cosine_min) == (0.998, 0.99)
 
 
 def test_each_combination_that_works_is_measured_and_the_rest_is_named(tiny_bundle: Path) -> None:
@@ -39,6 +43,7 @@ def test_each_combination_that_works_is_measured_and_the_rest_is_named(tiny_bund
         assert 0 < speed.median_ms <= speed.p95_ms
         assert speed.images_per_second > 0
         assert speed.start_seconds > 0
+        assert 0.999 < speed.golden_cosine_min <= speed.golden_cosine_mean < 1.001
     assert set(report.missing) == {
         "tensorrt",
         "onnxruntime-cuda",
@@ -60,6 +65,8 @@ def test_the_fastest_is_that_of_the_highest_throughput_at_any_batch() -> None:
             images_per_second=images,
             median_ms=1,
             p95_ms=1,
+            golden_cosine_mean=1,
+            golden_cosine_min=1,
             start_seconds=1,
         )
 

@@ -228,6 +228,7 @@ def test_a_detector_becomes_an_engine_for_one_frame_at_a_time(
     assert main(["engine", str(folder), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["precision"], told["built"], told["golden"]) == ("int8", True, "passed")
+    assert told["golden_f1"] == 1
     with open_detector(BundleConfig(path=folder)) as detector:  # what `reidge run` does, told nothing
         people = detector.detect("cam1", np.zeros((48, 64, 3), dtype=np.uint8))
     np.testing.assert_allclose(people.boxes_N4, [PERSON[:4], DOUBTFUL[:4]])
