@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
+from reidge.cli.main import main
 from reidge.edge.errors import InputError
 from reidge.edge.redact import MARK, redact_text
 from reidge.edge.secrets import MAX_BYTES, fill_in
@@ -155,6 +157,38 @@ def test_one_secret_given_twice_is_refused(site: Path) -> None:
     write_secret(site.parent, "hidden")
     with pytest.raises(InputError, match="both password and password_file are set"):
         fill_in({"password": "other", "password_file": "secret"}, site)
+
+
+SITE = """
+bundle: {bundle}
+cameras:
+  - {{name: filed, source: "rtsp://viewer:${{file:secret}}@127.0.0.1:9/live"}}
+  - {{name: named, source: "rtsp://viewer:${{CAM_PW}}@127.0.0.1:9/live"}}
+  - {{name: whole, source: "${{WHOLE}}"}}
+outputs: {{events: events.jsonl, mqtt: {{host: 127.0.0.1, port: 9, user: box, password_file: secret}}}}
+"""
+
+
+@pytest.mark.parametrize("mistake", ["", "cameras.1.region=[]", "outputs.mqtt.port=none", "bundle=${CAM_PW}"])
+@pytest.mark.parametrize("password", ["p@ss:w/rd", "a?b#c", "%40%41", "two words", "päßwörd", "quo'te\"s"])
+def test_neither_a_check_nor_a_mistake_shows_a_password(
+    site: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mistake: str,
+    password: str,
+) -> None:  # fmt: skip
+    site.write_text(SITE.format(bundle=tiny_bundle))
+    write_secret(site.parent, password, mode=0o644)
+    monkeypatch.setenv("CAM_PW", password)
+    monkeypatch.setenv("WHOLE", f"rtsp://viewer:{quote(password, safe='')}@127.0.0.1:9/live")
+    overrides = ["--set", mistake] if mistake else []
+    status = main(["run", "--check", str(site), "--log", "json", *overrides])
+    assert status == (2 if mistake else 0)
+    out, err = capsys.readouterr()
+    assert f"every user of this machine may read the secret in {site.parent}/secret" in err
+    if not mistake:
+        assert "away   camera filed: rtsp://127.0.0.1:9/live: " in out
+    shown = out + err
+    for form in (password, quote(password), quote(password, safe=""), json.dumps(password)[1:-1], repr(password)[1:-1]):
+        assert form not in shown
 
 
 def test_a_file_of_no_secret_stays_a_setting(site: Path) -> None:
