@@ -24,6 +24,8 @@ MODULES = {
     "faiss-cpu": "faiss",
     "onnxruntime-gpu": "onnxruntime",
     "opencv-python": "cv2",
+    "paho-mqtt": "paho",
+    "prometheus-client": "prometheus_client",
     "PyYAML": "yaml",
     "scikit-learn": "sklearn",
 }

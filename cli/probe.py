@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,13 +66,19 @@ def describe(module: str) -> dict[str, Any]:
         package = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         return {"error": one_line(error)}
-    facts: dict[str, Any] = {"version": str(getattr(package, "__version__", "unknown"))}
+    facts: dict[str, Any] = {"version": str(getattr(package, "__version__", None) or installed_version(module))}
     try:
         if module in DETAILS:
             facts |= DETAILS[module](package)
     except Exception as error:
         facts["problem"] = one_line(error)
     return facts
+
+
+def installed_version(module: str) -> str:
+    """The version in the metadata of the distribution that a package came with."""
+    names = packages_distributions().get(module, [])
+    return version(names[0]) if names else "unknown"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,10 @@ def test_a_package_that_is_not_there_is_missing() -> None:
 def test_a_package_that_imports_has_its_version(package: Path) -> None:
     package.write_text("__version__ = '1.2'")
     assert probe("flaky") == {"version": "1.2"}
+
+
+def test_a_package_that_does_not_say_its_version_has_that_of_its_distribution() -> None:
+    assert probe("paho") == {"version": version("paho-mqtt")}
 
 
 def test_what_a_package_prints_at_import_does_not_matter(package: Path) -> None:
