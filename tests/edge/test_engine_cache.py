@@ -7,13 +7,18 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from reidge.edge.engine_cache import CACHE_VARIABLE, EngineCache, EngineKey, EngineOptions, default_folder, machine_of
 from reidge.edge.errors import ReidgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY = EngineKey(
     onnx_sha256="ab" * 32,
@@ -138,6 +143,42 @@ def test_a_cache_that_cannot_be_written_is_refused_in_one_line() -> None:
     with pytest.raises(ReidgeError, match=f"/sys/reidge/engines cannot be used: .*set {CACHE_VARIABLE}") as refused:
         EngineCache(Path("/sys/reidge/engines"))
     assert "\n" not in str(refused.value)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nobody write into a folder; modes do not keep root from it, a disk does."""
+    if os.geteuid() == 0:
+        mount = ["mount", "-t", "tmpfs", "-o", "ro,mode=700", "none", str(folder)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("root may not mount a disk here, and may write into every folder")
+    else:
+        folder.chmod(0o500)
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", str(folder)], check=True)
+        else:
+            folder.chmod(0o700)
+
+
+def test_a_cache_that_is_there_and_read_only_is_refused_wherever_it_is_written(cache: EngineCache) -> None:
+    def lock() -> None:
+        with cache.lock(KEY):
+            pass
+
+    with read_only(cache.folder):
+        assert EngineCache(cache.folder).load(KEY) is None
+        for write in (
+            lock,
+            lambda: cache.store(KEY, PLAN),
+            lambda: cache.store_timing(KEY, b"timed"),
+            lambda: cache.choose_options(KEY.onnx_sha256, EngineOptions()),
+        ):
+            with pytest.raises(ReidgeError, match=r"be used: (Read-only file system|Permission denied)") as refused:
+                write()
+            assert "\n" not in str(refused.value)
 
 
 def test_too_little_space_is_said_before_the_build(cache: EngineCache) -> None:
