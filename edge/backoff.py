@@ -8,6 +8,10 @@ FIRST, LONGEST = 1.0, 60.0
 """Seconds of the first and of the longest pause."""
 SHARE = 1 / 3
 """Longest pause, as a share of the time the camera has been down: a short outage is not made much longer."""
+STEADY = 5.0
+"""Seconds that a connection has to last for the next pause to begin at a second again."""
+FLICKER = 2.0
+"""Longest first pause of a camera whose connections do not last: it is not to come and go every second."""
 JITTER = 0.2
 """Share by which a pause varies: cameras that fell together rise apart."""
 
@@ -18,6 +22,7 @@ class Backoff:
     def __init__(self) -> None:
         self._down_since: float | None = None
         self._failures = 0
+        self._least = FIRST
 
     def failed(self, now: float, *, refused: bool = False) -> float:
         """Give the seconds to wait after a failure.
@@ -29,12 +34,15 @@ class Backoff:
         """
         if self._down_since is None:
             self._down_since = now
-        pause = min(FIRST * 2.0**self._failures, LONGEST)
+        pause = min(self._least * 2.0**self._failures, LONGEST)
         if not refused:
-            pause = min(pause, max(FIRST, SHARE * (now - self._down_since)))
+            pause = min(pause, max(self._least, SHARE * (now - self._down_since)))
         self._failures = min(self._failures + 1, 16)
         return pause * random.uniform(1 - JITTER, 1 + JITTER)
 
-    def reset(self) -> None:
-        """Begin anew, because the camera is back."""
+    def lasted(self, seconds: float) -> bool:
+        """Begin anew after a connection that gave pictures; tells whether it lasted long enough to be trusted."""
+        steady = seconds > STEADY
         self._down_since, self._failures = None, 0
+        self._least = FIRST if steady else min(2 * self._least, FLICKER)
+        return steady

@@ -32,8 +32,6 @@ BEHIND, BEHIND_FOR = 0.5, 2.0
 for in less, and leaving out costs all pictures up to the next key frame."""
 BLIND = 30.0
 """Seconds for which data may come without a picture, as before the first key frame, until a stream counts as lost."""
-STEADY = 5.0
-"""Seconds that a connection has to last for the pauses before the next ones to begin anew."""
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -231,9 +229,9 @@ class LiveStream(Camera):
                 reason, refused = _explain(error), isinstance(error, Refused)
             if self._stop_asked.is_set():
                 break
-            if time.monotonic() - began > STEADY:
-                self._backoff.reset()
-                self._answered = False
+            if self.up:
+                # One that gives pictures and ends at once would answer too: only the pause keeps it from flickering.
+                self._answered = not self._backoff.lasted(time.monotonic() - began)
             self._count(failures=1)
             if self.up is not False:
                 self.mailbox.clear()

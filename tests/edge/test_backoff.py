@@ -39,5 +39,14 @@ def test_a_wrong_password_is_tried_six_times_in_the_first_minute() -> None:
 def test_a_camera_that_was_back_begins_anew() -> None:
     backoff = Backoff()
     attempts(backoff, 3600)
-    backoff.reset()
+    assert backoff.lasted(60.0)
     assert backoff.failed(4000.0) <= 1 + JITTER
+
+
+def test_a_camera_that_comes_and_goes_waits_two_seconds_and_no_more() -> None:
+    backoff, pauses = Backoff(), []
+    for k in range(20):
+        pauses.append(backoff.failed(10.0 * k))
+        assert not backoff.lasted(0.5)
+    assert pauses[0] <= 1 + JITTER
+    assert all(2 * (1 - JITTER) <= pause <= 2 * (1 + JITTER) for pause in pauses[2:])
