@@ -67,7 +67,7 @@ def search_int8(
     Args:
         model: The float graph.
         choices: Ranges of every activation in `placements(model)`, by the way they were taken; the way of best mean
-            cosine is kept.
+            cosine is kept, among those that pass as they are if there are any.
         judge: Compares candidates with the trained encoder.
         max_float_share: Most of the multiply-adds that may go back to float.
 
@@ -76,9 +76,15 @@ def search_int8(
         cosine.
     """
     cosines = {name: judge.compare(quantize(model, ranges)).cosine_mean for name, ranges in choices.items()}
-    method = max(cosines, key=lambda name: cosines[name])
-    ranges, macs = choices[method], multiply_adds(model)
-    verdicts: dict[tuple[str, ...], Verdict] = {}
+    order, macs = sorted(cosines, key=lambda name: cosines[name], reverse=True), multiply_adds(model)
+    judged: dict[str, Verdict] = {}
+    for name in order:  # another way that passes as it is beats the best one with blocks in float
+        judged[name] = judge.judge(quantize(model, choices[name]))
+        if judged[name].passed:
+            break
+    method = next((name for name, verdict in judged.items() if verdict.passed), order[0])
+    ranges = choices[method]
+    verdicts: dict[tuple[str, ...], Verdict] = {(): judged[method]}
 
     def verdict_of(float_blocks: tuple[str, ...]) -> Verdict:
         if float_blocks not in verdicts:

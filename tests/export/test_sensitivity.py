@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from onnx import numpy_helper
 
@@ -59,6 +60,32 @@ def test_a_graph_that_passes_keeps_every_block_in_int8(
     found = search_int8(model, choices, Charge(0.001, 0, 0, 0))
     assert found.verdict.passed
     assert (found.float_blocks, found.float_share, dict(found.costs)) == ((), 0, {})
+
+
+class OfTwoWays(Charge):
+    """Finds `wide` ranges a little worse than others, which alone miss something else, as on labels."""
+
+    def compare(self, candidate: onnx.ModelProto) -> Parity:
+        parity = super().compare(candidate)
+        return parity.model_copy(update={"cosine_mean": parity.cosine_mean - 0.001 * self.is_wide(candidate)})
+
+    def judge(self, candidate: onnx.ModelProto) -> Verdict:
+        parity = self.compare(candidate)
+        misses = parity if self.is_wide(candidate) else parity.model_copy(update={"cosine_p1": 0.9})
+        return Verdict(parity=parity, checks=GATE.checks(misses))
+
+    def is_wide(self, candidate: onnx.ModelProto) -> bool:
+        values = (numpy_helper.to_array(tensor) for tensor in candidate.graph.initializer)
+        return any(value.shape == () and value == np.float32(2 / 127) for value in values)
+
+
+def test_a_way_that_passes_as_it_is_beats_a_better_one_that_needs_blocks_in_float(model: onnx.ModelProto) -> None:
+    choices = {name: {place.tensor: largest for place in placements(model)} for name, largest in (("a", 1), ("b", 2))}
+    found = search_int8(model, choices, OfTwoWays(0, 0, 0, 0))
+    assert found.candidates["a"] > found.candidates["b"]
+    assert found.method == "b"
+    assert found.verdict.passed
+    assert found.float_blocks == ()
 
 
 def test_the_costliest_block_goes_back_to_float_first(
