@@ -148,7 +148,7 @@ def test_a_camera_that_was_lost_is_back_within_five_seconds_of_answering(server:
     assert loop.ups == [True, False, True]
     assert loop.states[1].reason == f"rtsp://127.0.0.1:{proxy.port}/h264: nothing came for 1 s"
     assert counts.connections == 2
-    assert counts.failures >= 2
+    assert counts.failures >= 1
 
 
 def test_a_stream_may_change_its_size(server: RtspServer) -> None:
