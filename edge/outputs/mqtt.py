@@ -97,6 +97,7 @@ class MqttOutput(Output):
         self._untold: set[str] = set()
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._tended = 0.0
+        self._lost_by_spool = 0
         self._furthest = 0
 
     @property
@@ -138,11 +139,10 @@ class MqttOutput(Output):
 
     def deliver(self, lines: deque[bytes]) -> None:
         """Bring events into the spool."""
-        lost = self.spool.lost
         self.spool.append(lines)
         lines.clear()
-        self._lose(self.spool.lost - lost)
         self._rouse()
+        self._count_lost()
         self._tend()
 
     def delivered(self, lines: int) -> None:
@@ -189,10 +189,17 @@ class MqttOutput(Output):
             return
         self._tended = time.monotonic()
         self.spool.tend()
+        self._count_lost()
         if self.spool.trouble is not None:
             self._full.met(self.spool.trouble, f"Events wait in memory, at most {self._max_waiting}")
         else:
             self._full.over()
+
+    def _count_lost(self) -> None:
+        """Take over what the spool gave up since the last time."""
+        lost = self.spool.lost
+        self._lose(lost - self._lost_by_spool)
+        self._lost_by_spool = lost
 
     def _rouse(self) -> None:
         """End the waiting of the other thread."""

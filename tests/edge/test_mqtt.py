@@ -131,6 +131,19 @@ def test_events_of_an_earlier_run_go_first(broker: Broker) -> None:
     assert track_ids(reader) == list(range(20))
 
 
+def test_what_a_power_failure_left_in_the_spool_is_lost_alone(broker: Broker) -> None:
+    spool = broker.folder / "spool"
+    spool.mkdir()
+    whole = [sighting(number).model_dump_json().encode() + b"\n" for number in (1, 2)]
+    (spool / f"{1:016d}.jsonl").write_bytes(whole[0] + bytes(100) + b"\n" + whole[1] + whole[0][:50])
+    with Reader(broker) as reader, Outputs(config_of(broker)) as outputs:
+        outputs.write(sighting(3))
+        wait_until(lambda: len(reader.events) == 3)
+        assert outputs.flush(10)
+    assert track_ids(reader) == [1, 2, 3]
+    assert outputs.lost == 1
+
+
 KILLED = """
 import json, sys
 from reidge.edge.events import Event, iso_time
