@@ -214,8 +214,8 @@ def judge_numbers(now: Snapshot, limits: DriftLimits) -> Iterator[Finding]:
     if crops < limits.min_crops or tracklets < limits.min_tracklets:
         yield Finding(
             level="look",
-            reason=f"{crops} crops of {tracklets} tracklets are few, better {limits.min_crops} of "
-            f"{limits.min_tracklets} or more: harvest longer before you trust this.",
+            reason=f"little to go by: crops {crops}, tracklets {tracklets}, better {limits.min_crops} and "
+            f"{limits.min_tracklets} or more. Harvest longer before you trust this.",
         )
 
 

@@ -335,7 +335,7 @@ def weaknesses(coverage: Coverage) -> tuple[str, ...]:
     unseen = [camid for camid, count in coverage.cameras.items() if not count]
     if crops < FEW_CROPS:
         duplicates = f" ({coverage.near_duplicates} look like another one)" if coverage.near_duplicates else ""
-        lines.append(f"only {crops} calibration crops{duplicates}, better {FEW_CROPS} or more: harvest more footage.")
+        lines.append(f"few calibration crops: {crops}{duplicates}, better {FEW_CROPS} or more. Harvest more footage.")
     if len(used) == 1:
         lines.append(
             f"all calibration crops come from one camera, {used[0]}: INT8 and the match threshold are checked for no "

@@ -148,13 +148,13 @@ def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, 
     if pairs.tracklets >= MIN_TRACKLETS:
         method = (
             f"estimate from the tail of all {every} pairs of tracklets, "
-            f"as only {known} pairs were in view at the same time"
+            f"as too few were in view at the same time ({known})"
         )
         return partial(held_tail, rate=rate), method
     if len(pairs.same_P) >= MIN_SAME_PAIRS:
-        method = f"least similar halves of one tracklet, as there are only {pairs.tracklets} tracklets"
+        method = f"least similar halves of one tracklet, as there are too few tracklets ({pairs.tracklets})"
         return read_off("same_P", lambda same_P, _: float(same_P.min()), rate), method
-    return None, f"not calibrated: only {pairs.tracklets} tracklets"
+    return None, f"not calibrated: too few tracklets ({pairs.tracklets})"
 
 
 def read_off(kind: Kind, tail: Callable[[NDArray[np.float64], float], float], rate: float) -> Estimate:

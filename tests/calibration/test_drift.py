@@ -102,7 +102,7 @@ def test_six_people_prove_nothing_and_that_is_said(site_bundle: Path, harvest_si
     report = drift_of(site_bundle, harvest_site(seed=1, people=6))
     assert report.verdict == "look"
     assert report.reasons == (
-        "24 crops of 6 tracklets are few, better 64 of 16 or more: harvest longer before you trust this.",
+        "little to go by: crops 24, tracklets 6, better 64 and 16 or more. Harvest longer before you trust this.",
     )
 
 

@@ -162,7 +162,7 @@ def test_a_folder_of_one_picture_over_and_over_calibrates_on_one_and_says_so(tmp
     )
     assert len(sets.calibration_NHW3) == 1
     assert (sets.coverage.cameras, sets.coverage.near_duplicates) == ({"cam1": 1}, 20)  # 7 of 10 tracklets
-    assert "only 1 calibration crops (20 look like another one)" in weaknesses(sets.coverage)[0]
+    assert "few calibration crops: 1 (20 look like another one), better 64" in weaknesses(sets.coverage)[0]
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("cameras", "lines"),
     [
         ({"hall": 40, "door": 40}, []),
-        ({"hall": 33, "door": 30}, ["only 63 calibration crops, better 64 or more: harvest more footage."]),
+        ({"hall": 33, "door": 30}, ["few calibration crops: 63, better 64 or more. Harvest more footage."]),
         (
             {"hall": 80},
             [

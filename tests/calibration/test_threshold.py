@@ -140,7 +140,7 @@ def test_with_few_known_pairs_all_pairs_stand_in_and_the_report_says_so() -> Non
     assert report.min_similarity is not None
     assert 0.1 * np.log(100) <= report.min_similarity < 0.7
     assert "estimate from the tail of all 1000 pairs" in report.method
-    assert "only 3 pairs were in view" in report.method
+    assert "too few were in view at the same time (3)" in report.method
 
 
 def test_an_estimate_never_keeps_people_from_matching_themselves() -> None:
@@ -155,7 +155,7 @@ def test_an_estimate_never_keeps_people_from_matching_themselves() -> None:
 def test_with_few_tracklets_the_least_similar_halves_decide() -> None:
     report = choose_threshold(pairs_of(same=(0.8, 0.7, 0.9), tracklets=3), false_match_rate=0.01)
     assert report.min_similarity == pytest.approx(0.7)
-    assert "only 3 tracklets" in report.method
+    assert "too few tracklets (3)" in report.method
 
 
 def test_with_nothing_to_go_by_there_is_no_threshold() -> None:

@@ -124,7 +124,7 @@ def test_few_crops_work_with_a_warning(
 ) -> None:
     folder = few_crops(write_crops(tmp_path / "crops"), 3)
     report = export_bundle(small_encoder, folder, tmp_path / "bundle", method="max", threads=1)
-    assert any("only 2 calibration crops" in warning for warning in report.warnings)
+    assert any("few calibration crops: 2, better 64" in warning for warning in report.warnings)
     assert report.manifest.threshold["int8"].min_similarity is None  # one tracklet
     assert len(Bundle.load(tmp_path / "bundle").golden.crops_NHW3) == 16
 
@@ -201,6 +201,29 @@ def test_labels_add_map_and_rank1_of_both_graphs_to_the_gate(
     assert [check["name"] for check in checks[3:]] == ["mAP loss", "rank-1 loss"]
     lost = manifest.accuracy["float"].mAP - manifest.accuracy["int8"].mAP
     assert checks[3]["found"] == pytest.approx(lost)
+
+
+def test_a_graph_that_only_labels_tell_from_a_good_one_fails_the_export(
+    tmp_path: Path, exported: ExportReport, small_encoder: Encoder, crop_folder: Path
+) -> None:
+    scales = json.loads((exported.path / "scales.json").read_text())
+    for activation in scales["activations"].values():  # nearly all is cut off, but not so much that it is refused
+        activation["range"], activation["scale"] = activation["range"] / 40, activation["scale"] / 40
+    (tmp_path / "scales.json").write_text(json.dumps(scales))
+    with pytest.raises(ReidgeError, match=r"misses its gate on 32 held-out crops: mAP loss 0\.\d+ \(at most 0\.005\)"):
+        export_bundle(
+            small_encoder,
+            crop_folder,
+            tmp_path / "bundle",
+            scales=tmp_path / "scales.json",
+            labels=split_of(crop_folder, tmp_path / "split"),
+            gate=Gate(min_cosine_mean=-1, min_cosine_p1=-1, min_neighbour_overlap=0),
+            max_float_share=0,
+            threads=1,
+        )
+    figures = json.loads((tmp_path / "bundle.failed" / "report.json").read_text())
+    assert [check["passed"] for check in figures["checks"][:4]] == [True, True, True, False]
+    assert figures["accuracy"]["int8"]["mAP"] < figures["accuracy"]["float"]["mAP"] - 0.005
 
 
 def test_scales_of_an_earlier_export_give_the_same_graph(
