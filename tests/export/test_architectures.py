@@ -34,6 +34,10 @@ CROPS = np.random.default_rng(0).integers(0, 256, (12, *SIZE, 3), dtype=np.uint8
 # Shapes known at export keep engine builders from a host round trip.
 DYNAMIC = {"Shape", "Expand", "Gather", "ConstantOfShape", "Identity"}
 
+MISSES = {"mobilenet_v3_small"}
+"""With these random weights INT8 misses its gate: of sixteen crops one falls to a cosine of 0.76, a quarter of the
+multiply-adds in float. Leaving blocks in float has to gain something all the same."""
+
 
 def trained(architecture: str, crops_NHW3: NDArray[np.uint8], **options: str | int) -> Encoder:
     """A network of random weights as training leaves one: no norm is the identity, no power is 3."""
@@ -105,5 +109,8 @@ def test_int8_reaches_its_gate_or_gains_by_leaving_blocks_in_float(architecture:
     )
     found = search_int8(model, {"mse": ranges_from(histograms, "mse")}, judge)
     assert any(node.op_type == "QuantizeLinear" for node in found.model.graph.node)
-    assert found.verdict.passed == INT8_GATE.passes(found.verdict.parity)
-    assert found.verdict.passed or found.verdict.parity.cosine_mean >= found.candidates["mse"]
+    if architecture in MISSES:
+        assert found.float_blocks
+        assert found.verdict.parity.cosine_mean > found.candidates["mse"]
+    else:
+        assert found.verdict.passed, found.verdict.missed
