@@ -117,7 +117,7 @@ class LoadMeter:
     def __init__(self, window: float) -> None:
         self._window = window
         self._at: float | None = None
-        self._busy = 0.0
+        self._busy, self._handled = 0.0, 0
         self._counts: Mapping[str, CameraCounts] = {}
 
     def due(self, now: float) -> bool:
@@ -125,13 +125,20 @@ class LoadMeter:
         return self._at is None or now - self._at >= self._window
 
     def read(
-        self, now: float, *, busy: float, counts: Mapping[str, CameraCounts], limits: Mapping[str, float | None]
+        self,
+        now: float,
+        *,
+        busy: float,
+        handled: int,
+        counts: Mapping[str, CameraCounts],
+        limits: Mapping[str, float | None],
     ) -> Load | None:
         """Give the window that has just ended; None where it is the beginning of the first.
 
         Args:
             now: Seconds of any clock.
             busy: Seconds that the loop has worked since the start.
+            handled: Frames that it has taken in.
             counts: What each camera has done since the start.
             limits: Frames per second that the settings allow each camera.
         """
@@ -140,16 +147,15 @@ class LoadMeter:
             seconds = now - self._at
             before = {camid: self._counts.get(camid, found) for camid, found in counts.items()}
             lost = sum(found.dropped - before[camid].dropped for camid, found in counts.items())
-            offered = sum(found.offered - before[camid].offered for camid, found in counts.items())
             rates = {camid: (found.decoded - before[camid].decoded) / seconds for camid, found in counts.items()}
             load = Load(
                 seconds=seconds,
                 busy=busy - self._busy,
-                handled=max(0, offered - lost),
+                handled=handled - self._handled,
                 lost=lost,
                 wanted={camid: min(rate, limits.get(camid) or rate) for camid, rate in rates.items()},
             )
-        self._at, self._busy, self._counts = now, busy, counts
+        self._at, self._busy, self._handled, self._counts = now, busy, handled, counts
         return load
 
 

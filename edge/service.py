@@ -154,7 +154,13 @@ class Service:
         if not self._meter.due(now):
             return
         limits = {camera.name: camera.max_fps for camera in self.site.cameras}
-        load = self._meter.read(now, busy=self._pipeline.busy, counts=self._cameras.counts(), limits=limits)
+        load = self._meter.read(
+            now,
+            busy=self._pipeline.busy,
+            handled=sum(self._pipeline.frames.values()),
+            counts=self._cameras.counts(),
+            limits=limits,
+        )
         ruling = None if load is None else self._governor.judge(load)
         if ruling is not None:
             self._obey(ruling)
@@ -265,11 +271,15 @@ def run_site(
         if site.web is not None:
             stack.enter_context(Web(site.web, metrics, health=condition.health, ready=condition.ready))
         cameras = Cameras(site.cameras)
+        live = all(camera.live for camera in site.cameras)
+        if live:  # they connect while the networks are loaded
+            stack.enter_context(cameras)
         pipeline = open_pipeline(site, stack, metrics, watchdog)
         condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
         publish(metrics, cameras, pipeline, watchdog)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
-        stack.enter_context(cameras)
+        if not live:  # a recording begins when somebody looks
+            stack.enter_context(cameras)
         service.begin()
         began = time.monotonic()
         try:

@@ -96,10 +96,10 @@ def test_a_window_without_frames_says_nothing() -> None:
 def test_windows_are_cut_from_totals() -> None:
     meter = LoadMeter(2.0)
     first = {"a": CameraCounts(decoded=100, offered=90, dropped=10), "b": CameraCounts()}
-    assert meter.read(50.0, busy=7.0, counts=first, limits={}) is None
+    assert meter.read(50.0, busy=7.0, handled=80, counts=first, limits={}) is None
     assert not meter.due(51.9)
     assert meter.due(52.0)
     second = {"a": CameraCounts(decoded=120, offered=110, dropped=14), "b": CameraCounts(decoded=50, offered=50)}
-    assert meter.read(52.0, busy=8.5, counts=second, limits={"a": None, "b": 5.0}) == Load(
+    assert meter.read(52.0, busy=8.5, handled=146, counts=second, limits={"a": None, "b": 5.0}) == Load(
         seconds=2.0, busy=1.5, handled=66, lost=4, wanted={"a": 10.0, "b": 5.0}
     )

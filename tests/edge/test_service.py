@@ -7,12 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from tests.servers.running import Running
+from tests.servers.rtsp import Mount, RtspServer, need_gstreamer
+from tests.servers.running import Ages, Running
+from tests.servers.streams import write_stream
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+HANDLED, WAITED = "reidge_frames_handled_total", "reidge_stage_seconds_sum"
 
 
 def site(bundle: Path, walks: dict[str, Path], **more: Any) -> dict[str, Any]:
@@ -90,6 +95,50 @@ def test_systemd_and_whoever_asks_hear_that_the_site_runs(
             running.process.send_signal(signal.SIGTERM)
             assert hears(b"STOPPING=1")
             assert running.process.wait(10.0) == 0
+
+
+# A detector that needs a tenth of a second for each frame, on any machine.
+SLOW = """
+import sys, time
+from reidge.edge.detectors.motion import MotionDetector
+found = MotionDetector.detect_many
+def detect_many(self, frames):
+    time.sleep(0.1 * len(frames))
+    return found(self, frames)
+MotionDetector.detect_many = detect_many
+from reidge.cli.main import main
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+def test_too_many_cameras_are_all_given_the_same_lower_rate_and_stay_fresh(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_gstreamer()
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    monkeypatch.setattr("tests.servers.running.COMMAND", (sys.executable, str(script)))
+    images = np.random.default_rng(0).integers(0, 255, (40, 180, 320, 3), dtype=np.uint8)
+    stream = write_stream(tmp_path / "noise.json", images, fps=20)
+    names = ("cam1", "cam2", "cam3")
+    with RtspServer({name: Mount(file=stream) for name in names}) as server:
+        # 60 frames a second come, 10 of them could be handled, and 8.5 are to be.
+        cameras = [{"name": name, "source": server.address(name)} for name in names]
+        with Running(tmp_path / "site", site(tiny_bundle, {}, cameras=cameras, load={"window": 1})) as running:
+            running.wait_for(lambda: len(running.metrics().get("reidge_camera_rate", {})) == 3, "lower rate")
+            (level,) = set(running.metrics()["reidge_camera_rate"].values())
+            assert 1.0 <= level <= 8.5 / 3
+            before = running.metrics()
+            with Ages(running) as ages:
+                time.sleep(4.0)
+            after = running.metrics()
+            running.stop()
+    handled = [after[HANDLED][name] - before[HANDLED][name] for name in names]
+    assert max(handled) <= 1.3 * min(handled) + 1
+    assert all(ages.p95(name) < 1.0 for name in names)
+    waited = sum(after[WAITED][f"{name},wait"] - before[WAITED][f"{name},wait"] for name in names)
+    assert waited / sum(handled) < 0.5  # seconds a frame: nothing piles up
+    assert said(running).count("too much to do: every camera gives") == 1
 
 
 # A lock that is never opened: like native code that waits for a device, it lets no handler of a signal run.
