@@ -18,8 +18,9 @@ from reidge.edge.check import Finding, check_site
 from reidge.edge.errors import InputError
 from reidge.edge.events import Event, iso_time
 from reidge.edge.metrics import Metrics
-from reidge.edge.outputs import OutputConfig, Outputs, mqtt
+from reidge.edge.outputs import OutputConfig, Outputs
 from reidge.edge.outputs import broker as broker_module
+from reidge.edge.outputs import link
 from reidge.edge.outputs.mqtt import MqttConfig
 from reidge.edge.settings import validate
 from reidge.edge.site import Site
@@ -194,7 +195,7 @@ def test_a_broker_that_refuses_is_said_without_the_password(broker: Broker, capl
 
 
 def test_a_broker_that_stands_still_is_left_and_found_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "ACKNOWLEDGE_SECONDS", 1.0)
+    monkeypatch.setattr(link, "ACKNOWLEDGE_SECONDS", 1.0)
     with Reader(broker) as reader, Outputs(config_of(broker)) as outputs:
         outputs.write(sighting(0))
         wait_until(lambda: len(reader.events) == 1)
