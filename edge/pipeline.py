@@ -85,7 +85,7 @@ class Pipeline:
         self.latency = LatencyHistogram()
         """From the arrival of a frame to its last event, over frames that caused events."""
         self.frames: defaultdict[str, int] = defaultdict(int)
-        """Handled, by camera."""
+        """Taken in, by camera."""
         self.embeddings = 0
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of the loop by stage."""
@@ -111,7 +111,6 @@ class Pipeline:
         now = time.monotonic()
         for frame in frames:
             self.frames[frame.camid] += 1
-            self._metrics.count("frames_handled", frame.camid)
             if frame.camid in told:
                 self.latency.add(now - frame.arrived_at)
                 self._metrics.observe("event", frame.camid, now - frame.arrived_at)
@@ -119,9 +118,12 @@ class Pipeline:
     def camera_changed(self, state: CameraState) -> None:
         """Take in that a camera came up or went down; its tracks end with it."""
         self.reporter.camera(state)
+        view = self._views.get(state.camid)
+        if view is None:  # it was removed, and this is its last word
+            return
         self._metrics.gauge("camera_up", state.up, state.camid)
-        if not state.up and state.camid in self._views:
-            self._end(state.camid, self._views[state.camid].finish())
+        if not state.up:
+            self._end(state.camid, view.finish())
 
     def reconfigure(self, site: Site) -> None:
         """Go on with other cameras and settings; tracks of cameras that stay go on."""
@@ -202,6 +204,7 @@ class Pipeline:
         """Follow everybody from frame to frame."""
         glances = []
         for frame, detections in found:
+            self._metrics.count("frames_handled", frame.camid)
             glance = self._views[frame.camid].take(frame, detections)
             self._tracks.write(frame, glance.boxes)
             for box in glance.boxes:
