@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ class Service:
         self._manager = ServiceManager()
         self._governor, self._meter = Governor(site.load), LoadMeter(site.load.window)
         self._heard: set[str] = set()
+        self._overruled = threading.Event()
         self._status_at = 0.0
 
     def begin(self) -> None:
@@ -166,8 +168,10 @@ class Service:
             self._obey(ruling)
 
     def _obey(self, ruling: Ruling) -> None:
+        self._overruled.set()
+        self._overruled = threading.Event()
+        threading.Thread(target=self._spread, args=(ruling, self._overruled), name="rates", daemon=True).start()
         for camid, rate in ruling.rates.items():
-            self._cameras.set_rate(camid, rate)
             self._metrics.gauge("camera_rate", float("inf") if rate is None else rate, camid)
         if ruling.level is None:
             log.warning("there is time for every frame again", extra=fold_as("load", "enough"))
@@ -179,6 +183,18 @@ class Service:
                 slow,
                 extra=fold_as("load", "too much"),
             )
+
+    def _spread(self, ruling: Ruling, overruled: threading.Event) -> None:
+        """Tell one camera after the other, over the time from one frame to the next, in a thread for that alone.
+
+        Began all at once, all their frames would come at once from then on, and each would wait for the others.
+        """
+        step = 0.0 if ruling.level is None else 1 / ruling.level / len(ruling.rates)
+        for camid, rate in ruling.rates.items():
+            with suppress(KeyError):  # the camera was removed meanwhile
+                self._cameras.set_rate(camid, rate)
+            if overruled.wait(step):
+                return
 
     def _reload(self) -> None:
         """Take over what can change while running; a site file that is wrong changes nothing."""
@@ -203,6 +219,7 @@ class Service:
             self._metrics.forget(camid)
         self._governor = Governor(self.site.load)  # other cameras, another load
         self._meter = LoadMeter(self.site.load.window)
+        self._overruled.set()
         for camera in self.site.cameras:
             self._cameras.set_rate(camera.name, None)
         self._metrics.count("reloads")

@@ -137,7 +137,7 @@ def test_too_many_cameras_are_all_given_the_same_lower_rate_and_stay_fresh(
     assert max(handled) <= 1.3 * min(handled) + 1
     assert all(ages.p95(name) < 1.0 for name in names)
     waited = sum(after[WAITED][f"{name},wait"] - before[WAITED][f"{name},wait"] for name in names)
-    assert waited / sum(handled) < 0.5  # seconds a frame: nothing piles up
+    assert waited / sum(handled) < 1.0  # seconds a frame: nothing piles up, also on a machine that is busy otherwise
     assert said(running).count("too much to do: every camera gives") == 1
 
 
