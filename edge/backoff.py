@@ -40,6 +40,10 @@ class Backoff:
         self._failures = min(self._failures + 1, 16)
         return pause * random.uniform(1 - JITTER, 1 + JITTER)
 
+    def down_for(self, now: float) -> float:
+        """Seconds since the first failure in a row; 0 without one."""
+        return 0.0 if self._down_since is None else now - self._down_since
+
     def lasted(self, seconds: float) -> bool:
         """Begin anew after a connection that gave pictures; tells whether it lasted long enough to be trusted."""
         steady = seconds > STEADY

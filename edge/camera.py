@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 BEHIND, BEHIND_FOR = 0.5, 2.0
 """Seconds of lag, and for how long, from which on pictures are left out undecoded. A stall of the network is made up
 for in less, and leaving out costs all pictures up to the next key frame."""
+HURRY = 2.0
+"""Seconds that an attempt may take at a source that was asked and did not answer, ..."""
+HURRY_FOR = 30.0
+"""... in so many seconds after it was lost."""
 BLIND = 30.0
 """Seconds for which data may come without a picture, as before the first key frame, until a stream counts as lost."""
 
@@ -130,6 +134,7 @@ class Camera(threading.Thread, ABC):
         self.up: bool | None = None
         """Whether pictures come; None until that is known."""
         self.tally = CameraCounts()
+        self._thinner = Thinner(None)
         self._start_at = start_at
         self._wake = wake
         self._stop_asked = threading.Event()
@@ -170,6 +175,14 @@ class Camera(threading.Thread, ABC):
     def _count(self, **more: int) -> None:
         self.tally += CameraCounts(**more)
 
+    def _is_due(self, captured_at: float, *rates: float | None) -> bool:
+        """Tell whether a frame is to be handed on at the least of some rates, which may change at any time."""
+        fps = min((rate for rate in rates if rate is not None), default=None)
+        if self._thinner.fps != fps:
+            self._thinner = Thinner(fps)
+        # A quarter of an interval of tolerance for jitter of the network.
+        return self._thinner.takes(captured_at, tolerance=0.25 / fps if fps else 0.0)
+
 
 class Recording(Camera):
     """A file or a folder of pictures, at full speed or paced to real time."""
@@ -200,10 +213,13 @@ class Recording(Camera):
 
     def _offer(self, frame: Frame) -> None:
         self.decoded_at = time.monotonic()
-        self._count(decoded=1, offered=1)
         if self.config.pace == "realtime":
-            self.mailbox.put_newest(frame)
+            due = self._is_due(frame.captured_at, self.rate)
+            self._count(decoded=1, offered=int(due))
+            if due:
+                self.mailbox.put_newest(frame)
             return
+        self._count(decoded=1, offered=1)
         while not self._stop_asked.is_set() and not self.mailbox.put_all(frame, seconds=0.1):
             self.beat_at = time.monotonic()
 
@@ -252,8 +268,8 @@ class LiveStream(Camera):
 
     def _watch(self) -> None:
         """Hand over the pictures of one connection until it is lost."""
-        with open_source(self.config, self._count) as source:
-            clock, thinner = CameraClock(), Thinner(None)
+        with open_source(self.config, self._count, patience=self._patience()) as source:
+            clock = CameraClock()
             self._kept_up_at = picture_at = time.monotonic()
             for picture in source.pictures():
                 self.beat_at = time.monotonic()
@@ -265,12 +281,19 @@ class LiveStream(Camera):
                     continue
                 picture_at = self.beat_at
                 self._tell_up()
-                if thinner.fps != self._fps():
-                    thinner = Thinner(self._fps())
                 moment = clock.read(picture.seconds, arrived_at=picture.arrived_at, epoch=self._epoch)
                 if self._is_behind(picture, moment):
                     source.catch_up()
-                self._offer(picture, moment, thinner)
+                self._offer(picture, moment)
+
+    def _patience(self) -> float | None:
+        """Seconds that the next attempt may take; None leaves it to the settings.
+
+        An attempt at a source that does not answer holds up the questions whether it does by now. After a while
+        attempts are rare enough to be made in earnest: somebody may answer slowly and no questions.
+        """
+        hurried = self.up is False and self._answered is False and self._backoff.down_for(time.monotonic()) < HURRY_FOR
+        return HURRY if hurried else None
 
     def _tell_up(self) -> None:
         """Say that pictures come, and begin anew where somebody set this machine's clock.
@@ -297,11 +320,10 @@ class LiveStream(Camera):
             self._kept_up_at = now
         return now - self._kept_up_at > BEHIND_FOR
 
-    def _offer(self, picture: Picture, moment: Moment, thinner: Thinner) -> None:
+    def _offer(self, picture: Picture, moment: Moment) -> None:
         self._count(decoded=1)
         self.decoded_at = time.monotonic()
-        # A quarter of an interval of tolerance for jitter of the network.
-        if not thinner.takes(moment.captured_at, tolerance=0.25 / thinner.fps if thinner.fps else 0.0):
+        if not self._is_due(moment.captured_at, self.config.max_fps, self.rate):
             return
         try:
             image_HW3 = picture.to_image()
@@ -321,11 +343,6 @@ class LiveStream(Camera):
                 clock=moment.clock,
             )
         )
-
-    def _fps(self) -> float | None:
-        """Frames per second at most, now."""
-        rates = [rate for rate in (self.config.max_fps, self.rate) if rate is not None]
-        return min(rates, default=None)
 
 
 def _explain(error: Exception) -> str:

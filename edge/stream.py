@@ -119,7 +119,7 @@ class Cameras:
         return {name: None if at is None else now - at for name, at in times.items()}
 
     def set_rate(self, camid: str, fps: float | None) -> None:
-        """Convert and offer so many frames per second of a live source at most; None leaves it to its settings."""
+        """Hand on so many frames per second of a camera in real time at most; None leaves it to its settings."""
         self._cameras[camid].rate = fps
 
     def apply(self, configs: Sequence[CameraConfig]) -> CameraChanges:

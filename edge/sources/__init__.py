@@ -71,8 +71,15 @@ class Source(Protocol):
         """Leave out what lies ready, undecoded, because decoding does not keep up."""
 
 
-def open_source(config: CameraConfig, count: Count = forget) -> AbstractContextManager[Source]:
-    """Connect to a live source; `count` is told what is lost.
+def open_source(
+    config: CameraConfig, count: Count = forget, *, patience: float | None = None
+) -> AbstractContextManager[Source]:
+    """Connect to a live source.
+
+    Args:
+        config: What to connect to.
+        count: Told what is lost.
+        patience: Seconds to wait for an answer, where that is less than the camera's timeout.
 
     Raises:
         Refused: It does not take user and password.
@@ -90,7 +97,7 @@ def open_source(config: CameraConfig, count: Count = forget) -> AbstractContextM
         return open_gstreamer(config)
     from reidge.edge.sources.pyav import open_network
 
-    return open_network(config, count)
+    return open_network(config, count, patience)
 
 
 def check_source(config: CameraConfig) -> None:

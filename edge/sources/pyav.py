@@ -39,7 +39,7 @@ REORDERED = 32
 
 
 @contextmanager
-def open_network(config: CameraConfig, count: Count) -> Iterator[NetworkSource]:
+def open_network(config: CameraConfig, count: Count, patience: float | None = None) -> Iterator[NetworkSource]:
     """Connect; see `open_source`."""
     address = Address.parse(config.source)
     options = RTSP_OPTIONS | {"rtsp_transport": config.transport} if config.source.lower().startswith(RTSP) else {}
@@ -47,7 +47,7 @@ def open_network(config: CameraConfig, count: Count) -> Iterator[NetworkSource]:
         container = av.open(
             config.source if address is None else address.quoted,
             options=options,
-            timeout=(config.timeout, config.timeout),
+            timeout=(min(config.timeout, patience or config.timeout), config.timeout),
             **open_options(config.decode),
         )
         with container:

@@ -175,6 +175,18 @@ def test_damaged_packets_cost_their_pictures_and_nothing_else(server: RtspServer
     assert all(later.captured_at >= earlier.captured_at for earlier, later in pairwise(loop.frames))
 
 
+def test_a_stream_that_sends_anything_but_pictures_is_lost(server: RtspServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reidge.edge.camera.BLIND", 1.0)
+    with watch(camera(server)) as loop:
+        loop.more(3)
+        server.play("h264", server.mounts["h265"].file)  # in packets for H.264
+        loop.wait(lambda: not loop.ups[-1], "loss")
+        server.play("h264", server.mounts["h264"].file)
+        loop.wait(lambda: loop.ups[-1], "return")
+        assert loop.cameras.counts()["h264"].corrupt > 0
+    assert loop.states[1].reason.endswith("/h264: no picture in all that came for 1 s")
+
+
 def test_new_settings_touch_only_the_cameras_that_they_change(server: RtspServer) -> None:
     left_half = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
     first, second, third = (camera(server, mount) for mount in ("h264", "h265", "mjpeg"))

@@ -65,6 +65,15 @@ def test_a_loop_slower_than_a_paced_recording_gets_the_newest_and_counts_the_res
     assert cameras.dropped > 0
 
 
+def test_a_paced_recording_takes_a_lower_rate_too(still: Path) -> None:
+    with Cameras([CameraConfig(name="cam1", source=str(still), pace="realtime", until=2.0)]) as cameras:
+        cameras.set_rate("cam1", 5)
+        frames = [frame for moment in cameras.moments(threading.Event()) for frame in moment]
+    assert [frame.index for frame in frames] == list(range(0, 20, 2))
+    counts = cameras.counts()["cam1"]
+    assert (counts.decoded, counts.offered) == (20, 10)
+
+
 def test_stopping_ends_every_camera_at_once(walks: dict[str, Path]) -> None:
     stop = threading.Event()
     with Cameras([CameraConfig(name=name, source=str(path)) for name, path in walks.items()]) as cameras:

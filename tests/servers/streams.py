@@ -54,7 +54,7 @@ def _open_encoder(codec: Codec, width: int, height: int, *, fps: int, crf: int) 
     quick = {"preset": "ultrafast", "tune": "zerolatency", "crf": str(crf)}
     encoder.options = {
         "h264": quick | {"x264-params": every_second},
-        "h265": quick | {"x265-params": f"{every_second}:log-level=none"},
+        "h265": quick | {"x265-params": f"{every_second}:log-level=none:pools=none:frame-threads=1"},
         # RTP's JPEG knows only the standard tables.
         "mjpeg": {"huffman": "default", "qmin": "4", "qmax": "4"},
     }[codec]
