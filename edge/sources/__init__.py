@@ -94,7 +94,7 @@ def open_source(
     from reidge.edge.sources.gstreamer import open_gstreamer, prefers_gstreamer
 
     if prefers_gstreamer(config):
-        return open_gstreamer(config)
+        return open_gstreamer(config, patience)
     from reidge.edge.sources.pyav import open_network
 
     return open_network(config, count, patience)

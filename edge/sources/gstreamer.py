@@ -40,7 +40,8 @@ def pipeline_text(*, hardware: bool, transport: str) -> str:
     """The pipeline as text for `gst-launch-1.0`, without the address, which is set as a property of `source`.
 
     parsebin takes the stream out of its packets, whatever its codec; frames leave as NV12, half the bytes of BGR, and
-    only those that are used are converted.
+    only those that are used are converted. Of MJPEG neither form learns that its range is full: contrast is a sixth
+    too strong.
     """
     decoder = (
         f"parsebin ! {HARDWARE} ! nvvidconv ! video/x-raw,format=NV12"
@@ -100,7 +101,7 @@ def check_gstreamer(config: CameraConfig) -> None:
 
 
 @contextmanager
-def open_gstreamer(config: CameraConfig) -> Iterator[GStreamerSource]:
+def open_gstreamer(config: CameraConfig, patience: float | None = None) -> Iterator[GStreamerSource]:
     """Start a pipeline; see `open_source`."""
     check_gstreamer(config)
     modules = load_gstreamer()
@@ -118,7 +119,7 @@ def open_gstreamer(config: CameraConfig) -> Iterator[GStreamerSource]:
     source.set_property("tcp-timeout", round(config.timeout * 1e6))
     try:
         pipeline.set_state(Gst.State.PLAYING)
-        yield GStreamerSource(pipeline, config.timeout)
+        yield GStreamerSource(pipeline, config.timeout, patience or config.timeout)
     finally:
         pipeline.set_state(Gst.State.NULL)
 
@@ -126,28 +127,29 @@ def open_gstreamer(config: CameraConfig) -> Iterator[GStreamerSource]:
 class GStreamerSource:
     """Pulls pictures from a running pipeline."""
 
-    def __init__(self, pipeline: Any, timeout: float) -> None:
+    def __init__(self, pipeline: Any, timeout: float, patience: float) -> None:
         modules = load_gstreamer()
         assert modules is not None
         self._gst, _, self._video = modules
         self._bus = pipeline.get_bus()
         self._sink = pipeline.get_by_name("sink")
         self._timeout = timeout
+        self._patience = min(patience, timeout)
 
     def pictures(self) -> Iterator[Picture | None]:
         """Give pictures until the stream ends."""
-        came_at = time.monotonic()
+        came_at, limit = time.monotonic(), self._patience
         while True:
             sample = self._sink.emit("try-pull-sample", round(POLL * 1e9))
             now = time.monotonic()
             if sample is None:
                 if self._over():
                     return
-                if now - came_at > self._timeout:
-                    raise TimeoutError(errno.ETIMEDOUT, f"nothing came for {self._timeout:g} s")
+                if now - came_at > limit:
+                    raise TimeoutError(errno.ETIMEDOUT, f"nothing came for {limit:g} s")
                 yield None
                 continue
-            came_at = now
+            came_at, limit = now, self._timeout
             stamp = sample.get_buffer().pts
             seconds = None if stamp == self._gst.CLOCK_TIME_NONE else stamp / 1e9
             # Decoding is over by now: what it takes cannot be told apart from the network here.
