@@ -40,8 +40,8 @@ def pipeline_text(*, hardware: bool, transport: str) -> str:
     """The pipeline as text for `gst-launch-1.0`, without the address, which is set as a property of `source`.
 
     parsebin takes the stream out of its packets, whatever its codec; frames leave as NV12, half the bytes of BGR, and
-    only those that are used are converted. Of MJPEG neither form learns that its range is full: contrast is a sixth
-    too strong.
+    only those that are used are converted. `buffer-mode=none` leaves times as the camera gave them, for CameraClock.
+    Of MJPEG neither form learns that its range is full: contrast is a sixth too strong.
     """
     decoder = (
         f"parsebin ! {HARDWARE} ! nvvidconv ! video/x-raw,format=NV12"
@@ -49,8 +49,8 @@ def pipeline_text(*, hardware: bool, transport: str) -> str:
         else "decodebin ! videoconvert ! video/x-raw,format=NV12,colorimetry=bt601"
     )
     return (
-        f"rtspsrc name=source protocols={transport} latency={JITTER_MS} ! application/x-rtp,media=video"
-        f" ! {decoder} ! appsink name=sink max-buffers=1 drop=true sync=false enable-last-sample=false"
+        f"rtspsrc name=source protocols={transport} latency={JITTER_MS} buffer-mode=none"
+        f" ! application/x-rtp,media=video ! {decoder} ! appsink name=sink max-buffers=1 drop=true sync=false enable-last-sample=false"
     )
 
 

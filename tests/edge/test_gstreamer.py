@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtspServer]:
 
 
 def config(source: str, **more: object) -> CameraConfig:
-    values = {"name": "cam1", "source": source, "reader": "gstreamer", "timeout": 2.0} | more
+    values = {"name": "cam1", "source": source, "reader": "gstreamer", "timeout": 10.0} | more
     return CameraConfig.model_validate(values)
 
 
@@ -68,8 +68,8 @@ def first_pictures(camera: CameraConfig, count: int) -> list[Picture]:
 
 def test_a_jetson_decodes_in_its_hardware_and_drops_what_is_not_taken() -> None:
     assert pipeline_text(hardware=True, transport="udp") == (
-        "rtspsrc name=source protocols=udp latency=200 ! application/x-rtp,media=video ! parsebin ! nvv4l2decoder"
-        " ! nvvidconv ! video/x-raw,format=NV12"
+        "rtspsrc name=source protocols=udp latency=200 buffer-mode=none"
+        " ! application/x-rtp,media=video ! parsebin ! nvv4l2decoder ! nvvidconv ! video/x-raw,format=NV12"
         " ! appsink name=sink max-buffers=1 drop=true sync=false enable-last-sample=false"
     )
 
