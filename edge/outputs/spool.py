@@ -107,6 +107,9 @@ class Spool:
         with suppress(FileNotFoundError, ValueError):
             self.acknowledged = int((self.folder / "acknowledged").read_text())
         found = [_counted(path) for path in sorted(self.folder.glob("*.jsonl")) if path.stem.isdigit()]
+        for segment in [segment for segment in found if not segment.count]:
+            _delete(segment)  # killed before its first line; the next one will have its name
+            found.remove(segment)
         self._segments = deque(sorted(found, key=lambda segment: segment.first))
         if self._segments:
             self.acknowledged = max(self.acknowledged, self._segments[0].first - 1)
@@ -138,6 +141,8 @@ class Spool:
                     except FileNotFoundError:  # another hand deleted it
                         self.lost += segment.end - max(segment.first, self.acknowledged + 1)
                         segment.first, segment.count = segment.end, 0
+                        if segment is self._segments[-1]:
+                            self._end_segment()  # what is written to it now goes nowhere
                         self._note()
             found += [record for record in self._kept if record.number > after][: most - len(found)]
             return found

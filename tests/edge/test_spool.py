@@ -113,6 +113,27 @@ def test_a_torn_line_at_the_end_is_not_read(tmp_path: Path) -> None:
         assert numbers(spool) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("torn", [b"", b"00000"])
+def test_a_kill_before_the_first_line_of_a_segment_takes_nothing_later(tmp_path: Path, torn: bytes) -> None:
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(1, 2))
+    (tmp_path / "spool" / f"{3:016d}.jsonl").write_bytes(torn)
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(3, 4))
+        spool.acknowledge(2)  # takes off the first segment, and must not take the second one by its name
+        spool.append(lines(5))
+        assert (numbers(spool), spool.lost) == ([3, 4, 5], 0)
+
+
+def test_a_segment_deleted_while_it_is_written_costs_only_what_was_in_it(tmp_path: Path) -> None:
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(1, 2))
+        (tmp_path / "spool" / f"{1:016d}.jsonl").unlink()
+        assert numbers(spool) == []
+        spool.append(lines(3))
+        assert (numbers(spool), spool.lost, spool.pending) == ([3], 2, 1)
+
+
 def test_beyond_its_bound_the_oldest_are_lost_and_counted(tmp_path: Path) -> None:
     with spool_in(tmp_path / "spool", max_bytes=1600) as spool:  # 200 lines of 8 bytes
         for number in range(1, 1001):
