@@ -50,7 +50,8 @@ def pipeline_text(*, hardware: bool, transport: str) -> str:
     )
     return (
         f"rtspsrc name=source protocols={transport} latency={JITTER_MS} buffer-mode=none"
-        f" ! application/x-rtp,media=video ! {decoder} ! appsink name=sink max-buffers=1 drop=true sync=false enable-last-sample=false"
+        f" ! application/x-rtp,media=video ! {decoder}"
+        " ! appsink name=sink max-buffers=1 drop=true sync=false enable-last-sample=false"
     )
 
 
