@@ -330,19 +330,20 @@ class LiveStream(Camera):
         except Damaged:
             self._count(corrupt=1)
             return
-        paint_over(image_HW3, self.config.masks)
+        masks = self.config.masks
+        paint_over(image_HW3, masks)
         self._count(offered=1)
-        self.mailbox.put_newest(
-            Frame(
-                camid=self.config.name,
-                index=self.tally.decoded - 1,
-                captured_at=moment.captured_at,
-                arrived_at=picture.arrived_at,
-                decoded_at=time.monotonic(),
-                image=image_HW3,
-                clock=moment.clock,
-            )
+        frame = Frame(
+            camid=self.config.name,
+            index=self.tally.decoded - 1,
+            captured_at=moment.captured_at,
+            arrived_at=picture.arrived_at,
+            decoded_at=time.monotonic(),
+            image=image_HW3,
+            clock=moment.clock,
         )
+        # Masks may change just now, and nobody may see what the new ones hide.
+        self.mailbox.put_newest(frame, unless=lambda: self.config.masks != masks)
 
 
 def _explain(error: Exception) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reidge.edge.frame import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_NEWS = 64
 """News of one camera that wait at most; a loop that is this far behind has lost the thread anyway."""
@@ -49,9 +53,17 @@ class Mailbox:
                 self._items.remove(next(item for item in self._items if isinstance(item, CameraState)))
         self._wake.set()
 
-    def put_newest(self, frame: Frame) -> None:
-        """Add a frame in place of what the loop has not taken yet."""
+    def put_newest(self, frame: Frame, *, unless: Callable[[], bool] = bool) -> None:
+        """Add a frame in place of what the loop has not taken yet.
+
+        Args:
+            frame: What was decoded.
+            unless: Asked at the last moment, when nobody can clear the mailbox: whether to drop the frame instead.
+        """
         with self._lock:
+            if unless():
+                self.dropped += 1
+                return
             self._clear()
             self._items.append(frame)
             self._frames += 1

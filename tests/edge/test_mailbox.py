@@ -59,3 +59,11 @@ def test_a_full_mailbox_makes_a_recording_wait() -> None:
     assert mailbox.take()[1] == FRAMES[0]
     assert mailbox.put_all(FRAMES[1], seconds=0.0)
     assert mailbox.dropped == 0
+
+
+def test_a_frame_that_is_no_longer_wanted_is_dropped_and_counted() -> None:
+    mailbox = Mailbox(1, threading.Event())
+    mailbox.put_newest(FRAMES[0])
+    mailbox.put_newest(FRAMES[1], unless=lambda: True)
+    assert mailbox.dropped == 1
+    assert mailbox.take()[1] is FRAMES[0]
