@@ -55,7 +55,8 @@ class Broker:
         subprocess.run([PASSWORDS, "-b", users, self.user, self.password], check=True, capture_output=True)
         (self.folder / "mosquitto.conf").write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {users}\nuser {getuser()}\n"
-            f"persistence true\npersistence_location {self.folder}/\n{self.options}"
+            # By default it drops what comes beyond 1000 messages that a reader has not taken.
+            f"persistence true\npersistence_location {self.folder}/\nmax_queued_messages 0\n{self.options}"
         )
         self.start()
         return self
