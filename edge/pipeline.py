@@ -204,8 +204,15 @@ class Pipeline:
         """Follow everybody from frame to frame."""
         glances = []
         for frame, detections in found:
+            view = self._views[frame.camid]
+            try:
+                glance = view.take(frame, detections)
+            except Exception as error:  # what nobody thought of may cost this camera its tracks, and no other one
+                self._failed("frames_failed", "tracker", frame.camid, error)
+                self._end(frame.camid, view.finish())
+                continue
+            self._failing_since.pop("tracker", None)
             self._metrics.count("frames_handled", frame.camid)
-            glance = self._views[frame.camid].take(frame, detections)
             self._tracks.write(frame, glance.boxes)
             for box in glance.boxes:
                 self._see(glance, box)
@@ -305,3 +312,4 @@ class Pipeline:
         self._failing_since.setdefault(what, time.monotonic())
         text = " ".join(str(error).split()) or "no reason given"
         log.warning("%s: the %s failed at a frame, which is skipped (%s: %s)", camid, what, type(error).__name__, text)
+        log.debug("where it failed", exc_info=error)

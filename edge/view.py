@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from reidge.edge.frame import Frame
     from reidge.edge.tracker import TrackedBox, TrackerConfig
 
+FARTHEST = 1e6
+"""Pixels; a box beyond is no box, and the squares of its numbers would overflow."""
 MAX_STEP_BACK = 1.0
 """Seconds by which a camera's clock may step back before its tracks are taken for over."""
 
@@ -87,7 +89,7 @@ class View:
 def _usable(detections: Detections) -> Detections:
     """Leave out boxes without an area or a number; a network that overflows gives such."""
     boxes_N4, scores_N = detections.boxes_N4, detections.scores_N
-    finite_N = np.isfinite(boxes_N4).all(axis=1) & np.isfinite(scores_N)
-    with np.errstate(invalid="ignore"):
-        usable_N = finite_N & (boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1])
+    # NaN compares as false.
+    near_N = (np.abs(boxes_N4) < FARTHEST).all(axis=1) & np.isfinite(scores_N)
+    usable_N = near_N & (boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1])
     return detections if usable_N.all() else detections.select(usable_N)

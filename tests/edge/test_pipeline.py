@@ -285,6 +285,23 @@ def test_a_frame_at_which_the_detector_fails_is_left_out_and_costs_no_other_came
     assert counters["frames_handled"] == {"cam1": 116, "cam2": 120}
 
 
+def test_an_answer_that_cannot_be_tracked_costs_that_camera_its_tracks_and_no_other_one(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = MotionDetector.detect_many
+
+    def forgets(self: MotionDetector, frames: Sequence[Frame]) -> list[Detections]:
+        at_fault = [frame.camid == "cam1" and frame.index == 40 for frame in frames]
+        return [
+            cast("Detections", None) if fault else one for fault, one in zip(at_fault, found(self, frames), strict=True)
+        ]
+
+    monkeypatch.setattr(MotionDetector, "detect_many", forgets)
+    _, events = run(write_site(tmp_path, tiny_bundle, walks))
+    ended = [event["camid"] for event in events if event["event"] == "sighting.ended"]
+    assert sorted(ended) == ["cam1", "cam1", "cam1", "cam2"]  # red of cam1 is two tracks now
+
+
 def test_a_detector_that_fails_at_everything_ends_the_run_so_that_a_new_start_can_mend_it(
     tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
