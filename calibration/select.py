@@ -47,6 +47,9 @@ MAX_UNREADABLE = 0.05
 """Share of crops that may be unreadable."""
 FEW_CROPS = 64
 """Fewer calibration crops say too little about the largest activations."""
+FEW_HELD_OUT = 32
+"""Fewer held-out crops say too little about INT8: their first percentile is the worst of them, and a third of a crop's
+neighbours or more are the same ten by chance, of 11 crops all. It is what `FEW_CROPS` leave to hold out."""
 EMBED_BATCH = 64
 
 
@@ -56,7 +59,7 @@ class Selection:
 
     calibration: tuple[int, ...]
     held_out: tuple[int, ...]
-    """Crops that never shaped a range; equal to `calibration` where there is a single crop."""
+    """Crops that never shaped a range."""
     near_duplicates: int = 0
     """Crops that were passed over because one that looks the same was drawn before."""
 
@@ -86,12 +89,19 @@ def select_crops(
     the site sees; calibration crops are drawn from `CANDIDATES_PER_CROP` times as many for their looks (`spread`).
 
     Args:
-        records: All crops, at least one.
+        records: All crops, at least two, so that one can be held out.
         calibration_size: Most crops to calibrate on.
         held_out_size: Most crops to hold out.
         seed: Same seed, same records, same looks: same draw.
         look: Gives the looks of the crops at these indices; None draws calibration crops by turns alone.
+
+    Raises:
+        InputError: There is a single crop, which would be judged by what it shaped itself.
     """
+    if len(records) < 2:
+        raise InputError(
+            f"crops to calibrate on: {len(records)}, none is left to check the ranges on. Harvest {FEW_CROPS} or more."
+        )
     rng = random.Random(seed)
     calibration, held_out = split(records, rng)
     candidates_each = 1 if look is None else CANDIDATES_PER_CROP
@@ -126,8 +136,8 @@ def split(records: Sequence[CropRecord], rng: random.Random) -> tuple[list[list[
         cut = round(len(by_camera[camid]) * HELD_OUT_SHARE)
         held_out += by_camera[camid][:cut]
         calibration += by_camera[camid][cut:]
-    if not held_out:  # as many cameras as tracklets, or a single crop
-        held_out, calibration = calibration[:1], calibration[1:] or calibration[:1]
+    if not held_out:  # as many cameras as tracklets, or two crops
+        held_out, calibration = calibration[:1], calibration[1:]
     return calibration, held_out
 
 
@@ -327,8 +337,8 @@ def thumbnails(crops_NHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.array(small, dtype=np.float32)
 
 
-def weaknesses(coverage: Coverage) -> tuple[str, ...]:
-    """What calibration crops fail to show, one line each."""
+def weaknesses(coverage: Coverage, *, held_out: int) -> tuple[str, ...]:
+    """What calibration crops, and so many held-out ones, fail to show, one line each."""
     lines = []
     crops = sum(coverage.cameras.values())
     used = [camid for camid, count in coverage.cameras.items() if count]
@@ -336,6 +346,11 @@ def weaknesses(coverage: Coverage) -> tuple[str, ...]:
     if crops < FEW_CROPS:
         duplicates = f" ({coverage.near_duplicates} look like another one)" if coverage.near_duplicates else ""
         lines.append(f"few calibration crops: {crops}{duplicates}, better {FEW_CROPS} or more. Harvest more footage.")
+    if held_out < FEW_HELD_OUT:
+        lines.append(
+            f"few held-out crops: {held_out}, better {FEW_HELD_OUT} or more: a gate that is passed on so few shows "
+            "little. Harvest more footage."
+        )
     if len(used) == 1:
         lines.append(
             f"all calibration crops come from one camera, {used[0]}: INT8 and the match threshold are checked for no "

@@ -296,7 +296,7 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
 
 def find_warnings(manifest: Manifest, coverage: Coverage) -> tuple[str, ...]:
     """What the user should know although the bundle works, one line each."""
-    warnings = list(weaknesses(coverage))
+    warnings = list(weaknesses(coverage, held_out=manifest.provenance.held_out_crops))
     threshold, quantisation = manifest.threshold["int8"], manifest.quantisation
     if quantisation is not None and quantisation.missed:
         warnings.append(f"the INT8 graph misses its gate: {', '.join(quantisation.missed)}.")

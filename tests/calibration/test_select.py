@@ -79,9 +79,16 @@ def test_a_single_tracklet_is_split_by_crop() -> None:
     assert not set(selection.calibration) & set(selection.held_out)
 
 
-def test_a_single_crop_serves_both() -> None:
-    selection = select_crops(RECORDS[:1], calibration_size=100, held_out_size=100, seed=0)
-    assert selection.calibration == selection.held_out == (0,)
+def test_a_single_crop_is_refused_for_it_would_be_judged_by_itself() -> None:
+    with pytest.raises(InputError, match=r"crops to calibrate on: 1, none is left to check the ranges on\. Harvest 64"):
+        select_crops(RECORDS[:1], calibration_size=100, held_out_size=100, seed=0)
+
+
+def test_of_two_crops_of_two_cameras_one_is_held_out() -> None:
+    records = [crop(camid, "t", 0) for camid in "ab"]
+    selection = select_crops(records, calibration_size=100, held_out_size=100, seed=0)
+    assert sorted(selection.calibration + selection.held_out) == [0, 1]
+    assert len(selection.held_out) == 1
 
 
 def test_each_camera_gives_up_a_third_of_its_tracklets_and_never_its_only_one() -> None:
@@ -162,7 +169,7 @@ def test_a_folder_of_one_picture_over_and_over_calibrates_on_one_and_says_so(tmp
     )
     assert len(sets.calibration_NHW3) == 1
     assert (sets.coverage.cameras, sets.coverage.near_duplicates) == ({"cam1": 1}, 20)  # 7 of 10 tracklets
-    assert "few calibration crops: 1 (20 look like another one), better 64" in weaknesses(sets.coverage)[0]
+    assert "few calibration crops: 1 (20 look like another one), better 64" in weaknesses(sets.coverage, held_out=8)[0]
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -198,7 +205,13 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_calibration_crops_fail_to_show_is_said(cameras: dict[str, int], lines: list[str]) -> None:
-    assert weaknesses(Coverage(cameras=cameras, tracklets=20, seconds=60)) == tuple(lines)
+    assert weaknesses(Coverage(cameras=cameras, tracklets=20, seconds=60), held_out=32) == tuple(lines)
+
+
+def test_few_held_out_crops_are_said() -> None:
+    coverage = Coverage(cameras={"hall": 40, "door": 40}, tracklets=20, seconds=60)
+    (line,) = weaknesses(coverage, held_out=31)
+    assert line.startswith("few held-out crops: 31, better 32 or more: a gate that is passed on so few shows little.")
 
 
 def write_crops(root: Path, count: int) -> None:

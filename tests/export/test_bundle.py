@@ -125,12 +125,20 @@ def test_few_crops_work_with_a_warning(
     folder = few_crops(write_crops(tmp_path / "crops"), 3)
     report = export_bundle(small_encoder, folder, tmp_path / "bundle", method="max", threads=1)
     assert any("few calibration crops: 2, better 64" in warning for warning in report.warnings)
+    assert any("few held-out crops: 1, better 32" in warning for warning in report.warnings)
     assert report.manifest.threshold["int8"].min_similarity is None  # one tracklet
     assert len(Bundle.load(tmp_path / "bundle").golden.crops_NHW3) == 16
 
 
 def left_behind(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "crops" not in path.name)
+
+
+def test_a_single_crop_is_refused(tmp_path: Path, small_encoder: Encoder, write_crops: Callable[[Path], Path]) -> None:
+    folder = few_crops(write_crops(tmp_path / "crops"), 1)
+    with pytest.raises(InputError, match="crops to calibrate on: 1, none is left"):
+        export_bundle(small_encoder, folder, tmp_path / "bundle")
+    assert left_behind(tmp_path) == []
 
 
 def test_no_crops_are_refused(tmp_path: Path, small_encoder: Encoder, write_crops: Callable[[Path], Path]) -> None:
