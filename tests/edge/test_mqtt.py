@@ -18,9 +18,8 @@ from reidge.edge.check import Finding, check_site
 from reidge.edge.errors import InputError
 from reidge.edge.events import Event, iso_time
 from reidge.edge.metrics import Metrics
-from reidge.edge.outputs import OutputConfig, Outputs
+from reidge.edge.outputs import OutputConfig, Outputs, link
 from reidge.edge.outputs import broker as broker_module
-from reidge.edge.outputs import link
 from reidge.edge.outputs.mqtt import MqttConfig
 from reidge.edge.settings import validate
 from reidge.edge.site import Site

@@ -235,7 +235,7 @@ def test_it_leaves_no_descriptor_open(tmp_path: Path) -> None:
     assert count() == before
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_lines_stay_in_order_and_each_is_read_or_counted(tmp_path: Path, seed: int) -> None:
     """Held against a plain list: kills, ends, full disks and acknowledgements in any order."""
     rng = random.Random(seed)
@@ -243,7 +243,7 @@ def test_whatever_happens_lines_stay_in_order_and_each_is_read_or_counted(tmp_pa
     spool.open()
     expected: list[int] = []  # all that must still be there
     put = 0
-    for _ in range(150):
+    for _ in range(100):
         step = rng.choice(["put", "put", "put", "full", "acknowledge", "tend", "kill", "end"])
         if step in ("put", "full"):
             fresh = list(range(put + 1, put + 1 + rng.randrange(1, 40)))
