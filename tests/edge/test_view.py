@@ -60,7 +60,7 @@ def test_tracks_end_with_the_size_of_the_picture() -> None:
 
 def test_boxes_that_are_none_are_left_out() -> None:
     subject = view()
-    nothing = [(np.nan, 0, 10, 10), (0, 0, np.inf, 10), (50, 50, 50, 90), (90, 90, 20, 120)]
+    nothing = [(np.nan, 0, 10, 10), (0, 0, np.inf, 10), (-1e30, 0, 1e30, 10), (50, 50, 50, 90), (90, 90, 20, 120)]
     look(subject, 10.0, HERE, *nothing)
     glance = look(subject, 10.1, *nothing, HERE)
     assert [(box.track_id, box.detection) for box in glance.boxes] == [(1, 0)]
