@@ -13,10 +13,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reidge.edge.camera import Camera, CameraConfig, CameraCounts, LiveStream, Recording
+from reidge.edge.camera import Camera, CameraConfig, CameraCounts
 from reidge.edge.errors import InputError
 from reidge.edge.footage import check_footage, shared_start
+from reidge.edge.live import LiveStream
 from reidge.edge.mailbox import CameraState
+from reidge.edge.recording import Recording
 from reidge.edge.sources import check_source
 
 if TYPE_CHECKING:

@@ -176,7 +176,7 @@ def test_damaged_packets_cost_their_pictures_and_nothing_else(server: RtspServer
 
 
 def test_a_stream_that_sends_anything_but_pictures_is_lost(server: RtspServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reidge.edge.camera.BLIND", 1.0)
+    monkeypatch.setattr("reidge.edge.live.BLIND", 1.0)
     with watch(camera(server)) as loop:
         loop.more(3)
         server.play("h264", server.mounts["h265"].file)  # in packets for H.264
@@ -276,7 +276,7 @@ def test_a_reader_that_cannot_keep_up_leaves_pictures_out_instead_of_falling_beh
     server: RtspServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 25 pictures come each second and 7 are done: without leaving out, the last would be 5 s late.
-    monkeypatch.setattr("reidge.edge.camera.paint_over", lambda *_: time.sleep(0.14))
+    monkeypatch.setattr("reidge.edge.live.paint_over", lambda *_: time.sleep(0.14))
     with watch(camera(server)) as loop:
         epoch = time.time() - time.monotonic()
         loop.more(1)
