@@ -97,6 +97,8 @@ class DriftReport:
     crops_then: int
     crops_now: int
     tracklets_now: int
+    enough: bool
+    """Whether these are enough to go by."""
     appearance: Appearance
     saturation: tuple[Saturation, ...]
     """Of every activation in INT8, the one that gained most first."""
@@ -155,8 +157,9 @@ def find_drift(
     cosine_then = None if parity is None else parity.cosine_mean
     cosine_now = float(np.einsum("nd,nd->n", found_ND, now.embeddings_ND, dtype=np.float64).mean())
     limits = limits or DriftLimits()
+    too_few = tuple(judge_numbers(now, limits))
     findings = [
-        *judge_numbers(now, limits),
+        *too_few,
         *judge_cameras(then, now),
         *judge_finite(broken, precision),
         *judge_appearance(appearance, limits),
@@ -169,6 +172,7 @@ def find_drift(
         crops_then=len(then.embeddings_ND),
         crops_now=len(now.embeddings_ND),
         tracklets_now=len(np.unique(now.tracklets_N)),
+        enough=not too_few,
         appearance=appearance,
         saturation=saturation,
         precision=precision,
@@ -210,12 +214,13 @@ def compare_saturation(then: Snapshot, now: Snapshot) -> tuple[Saturation, ...]:
 
 def judge_numbers(now: Snapshot, limits: DriftLimits) -> Iterator[Finding]:
     """Whether there is enough to go by."""
-    crops, tracklets = len(now.embeddings_ND), len(np.unique(now.tracklets_N))
-    if crops < limits.min_crops or tracklets < limits.min_tracklets:
+    counts = (
+        ("crops", len(now.embeddings_ND), limits.min_crops),
+        ("tracklets", len(np.unique(now.tracklets_N)), limits.min_tracklets),
+    )
+    if short := [f"{name} {count}, better {least} or more" for name, count, least in counts if count < least]:
         yield Finding(
-            level="look",
-            reason=f"little to go by: crops {crops}, tracklets {tracklets}, better {limits.min_crops} and "
-            f"{limits.min_tracklets} or more. Harvest longer before you trust this.",
+            level="look", reason=f"little to go by: {'; '.join(short)}. Harvest longer before you trust this."
         )
 
 

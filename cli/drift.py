@@ -19,6 +19,7 @@ ADVICE = {
     "look": "something has changed; see whether people are still told apart.",
     "recalibrate": "export the bundle again with crops of the site as it is now.",
 }
+TOO_FEW = "no change was found, but in too little to be sure."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(args, asdict(report))
         return 0
-    print(f"{report.verdict}: {ADVICE[report.verdict]}")
+    nothing_but_few = not report.enough and len(report.reasons) == 1
+    print(f"{report.verdict}: {TOO_FEW if nothing_but_few else ADVICE[report.verdict]}")
     for reason in report.reasons:
         print(f"- {reason}")
     emit(args, figures_of(report))
