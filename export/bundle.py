@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 HELD_OUT_SIZE = 256
 LOW_MATCH_RATE = 0.5
+LABEL_LIMITS = {"max_map_loss", "max_rank1_loss"}
+"""Of the gate."""
 FLOAT_GOLDEN_MIN_COSINE = 0.99
 """On every golden crop; processors that compute in bfloat16 reach 0.998 on a deep, slim network."""
 INT8_GOLDEN_MARGIN = 0.02
@@ -262,6 +264,8 @@ def check_options(options: ExportOptions, output: Path) -> None:
         raise InputError(f"the false-match rate must be between 0 and 1, got {options.false_match_rate}.")
     if not 0 <= options.max_float_share <= 1:
         raise InputError(f"the largest share in float must be between 0 and 1, got {options.max_float_share}.")
+    if options.labels is None and LABEL_LIMITS & options.gate.model_fields_set:
+        raise InputError("the gate asks for a loss of mAP or rank-1, which only labels show. Give --labels too.")
     if options.scales is not None and options.method != "auto":
         raise InputError(
             "the scales that are given were taken in one way already. Give --scales or --method, not both."

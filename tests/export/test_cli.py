@@ -57,6 +57,7 @@ def test_a_run_folder_becomes_a_bundle_and_one_json_object(
             "names cosine_mean, cosine_p1",
         ),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=-1"], "--gate map_loss=-1"),
+        (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=0.01"], "Give --labels too"),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--labels", "{run}"], "{run}"),
         (
             ["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--scales", "{run}"],
