@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     path = bundle.onnx_path(precision)
     options = read_options(args, path)
     if args.trtexec is not None:
-        print(shlex.join(describe_trtexec(path, bundle, options, precision=precision, release=args.trtexec)))
+        command = shlex.join(describe_trtexec(path, bundle, options, precision=precision, release=args.trtexec))
+        print(json.dumps({"command": command}) if args.json else command)
         return 0
     cache = EngineCache()
     started = time.perf_counter()

@@ -121,6 +121,8 @@ def test_the_trtexec_command_is_printed_for_each_release(
         "--optShapes=crops:8x32x16x3 --maxShapes=crops:64x32x16x3 --fp16\n"
     )
     assert "for timing: it pins no layer to FP32" in err
+    assert main(["engine", str(tiny_bundle), "--trtexec", "10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"command": out.rstrip()}
     assert main(["engine", str(tiny_bundle), "--trtexec", "10", "--no-half"]) == 0
     assert capsys.readouterr().err == ""
     assert main(["engine", str(tiny_bundle), "--trtexec", "11"]) == 0
