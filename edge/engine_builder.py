@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from reidge.edge.backends.presence import REMEDY
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.half import bake_half
 from reidge.edge.progress import Progress
@@ -40,7 +41,7 @@ def load_tensorrt() -> Any:
     except ImportError as error:
         raise EngineError(
             f"TensorRT does not load here ({' '.join(str(error).split())}). On a Jetson it belongs to JetPack (make "
-            "the environment with --system-site-packages); elsewhere: pip install 'reidge[cuda]'"
+            f"the environment with --system-site-packages). {REMEDY}"
         ) from error
     if version_of(tensorrt) < OLDEST:
         raise EngineError(f"TensorRT {tensorrt.__version__} is too old. Install 8.6 or newer.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from reidge.edge.agreement import SURE, compare_detections
 from reidge.edge.backends import Backend, Runner, installed_backends, load_runner
+from reidge.edge.backends.presence import REMEDY
 from reidge.edge.detector_bundle import DETECTOR_NAMES, GoldenFrames
 from reidge.edge.detectors.bundle import BundleConfig, BundleDetector, people_of
 from reidge.edge.errors import InputError
@@ -65,7 +66,7 @@ def processor_backends() -> tuple[Backend, ...]:
     """
     found = installed_backends(gpu=False)
     if not found:
-        raise InputError("no backend for processors is installed here. Install one with: pip install 'reidge[cpu]'")
+        raise InputError(f"no backend for processors is installed here. {REMEDY}")
     return found
 
 

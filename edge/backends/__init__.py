@@ -24,7 +24,7 @@ import numpy as np
 
 from reidge.edge.backends.choice import Choice, recall
 from reidge.edge.backends.guard import GuardedRunner
-from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, Backend, absence
+from reidge.edge.backends.presence import BACKENDS, GPU_BACKENDS, REMEDY, Backend, absence
 from reidge.edge.bundle import Bundle, BundleError, Precision
 from reidge.edge.errors import InputError, ReidgeError
 
@@ -250,7 +250,7 @@ def candidates(
             raise InputError(f"the backend {backend} cannot be used here: {reason}")
     installed = installed_backends() if backend == "auto" else (backend,)
     if not installed:
-        raise InputError("no encoder backend is installed here. Install one with: pip install 'reidge[cpu]'")
+        raise InputError(f"no encoder backend is installed here. {REMEDY}")
     usual = [
         Choice(backend=name, precision=best_precision(bundle, name) if precision == "auto" else precision)
         for name in installed

@@ -13,12 +13,14 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 GPU_BACKENDS: tuple[Backend, ...] = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 """Of the driver of NVIDIA cards, of Jetsons (two generations) and of Windows' Linux; none without a GPU."""
+REMEDY = "See what to install with: reidge doctor"
+"""It knows what is here already and must make way, and where packages come from."""
 ADVICE: dict[Backend, str] = {
-    "tensorrt": "On a Jetson it comes with JetPack, elsewhere: pip install 'reidge[cuda]'",
-    "onnxruntime-cuda": "Install onnxruntime-gpu in its place: pip install 'reidge[cuda]'",
-    "onnxruntime-tensorrt": "Install onnxruntime-gpu in its place: pip install 'reidge[cuda]'",
-    "openvino": "Install it with: pip install 'reidge[cpu]'",
-    "onnxruntime": "Install it with: pip install 'reidge[cpu]'",
+    "tensorrt": f"On a Jetson it comes with JetPack. {REMEDY}",
+    "onnxruntime-cuda": f"onnxruntime-gpu takes its place. {REMEDY}",
+    "onnxruntime-tensorrt": f"onnxruntime-gpu takes its place. {REMEDY}",
+    "openvino": REMEDY,
+    "onnxruntime": REMEDY,
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from reidge.edge.backends.presence import REMEDY
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def open_network(path: Path, *, what: str, threads: int | None = None, at_once: 
         raise InputError(f"{path} {state}. Give the path of {what} ONNX file.")
     runtime = next((name for name in RUNTIMES if importlib.util.find_spec(name) is not None), None)
     if runtime is None:
-        raise InputError("no runtime for detectors is installed here. Install one with: pip install 'reidge[cpu]'")
+        raise InputError(f"no runtime for detectors is installed here. {REMEDY}")
     try:
         return RUNTIMES[runtime](path, threads=threads, at_once=at_once)
     except ImportError:
