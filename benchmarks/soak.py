@@ -51,7 +51,6 @@ BETWEEN = (2.0, 8.0)
 """Seconds between the end of one fault and the next."""
 FRESH = 1.0
 """Frame age in seconds up to which a camera is there."""
-TIMEOUT = 2.0
 GOALS = {"growth_mb": 20.0, "recovery_s_most": 5.0, "age_s_p95": 1.0, "events_lost": 0, "identities_lost": 0}
 
 
@@ -133,7 +132,7 @@ class Site:
         return {
             "bundle": str(bundle),
             "cameras": [
-                {"name": name, "source": self.server.address(name, port=proxy.port), "timeout": TIMEOUT}
+                {"name": name, "source": self.server.address(name, port=proxy.port)}
                 for name, proxy in self.proxies.items()
             ],
             "detector": detector,
@@ -214,7 +213,8 @@ def healthy_ages(site: Site, outages: Sequence[Outage]) -> list[float]:
 
 
 def grown(samples: Sequence[Sample], *, settle: float) -> dict[str, Any]:
-    """What the process holds: medians of the first and last minute (or quarter) after it has settled."""
+    """What the process holds, every 10 s; medians of the first and last minute (or quarter) after it has settled."""
+    curve = [round(sample.memory_mb, 1) for sample in samples[::10]]
     samples = [sample for sample in samples if sample.at >= samples[0].at + settle]
     window = min(60, max(1, len(samples) // 4))
 
@@ -227,6 +227,7 @@ def grown(samples: Sequence[Sample], *, settle: float) -> dict[str, Any]:
         "growth_mb": median("memory_mb", last) - median("memory_mb", first),
         "threads": [median("threads", first), median("threads", last)],
         "handles": [median("handles", first), median("handles", last)],
+        "memory_mb_curve": curve,
         "cores": (samples[-1].cpu - samples[0].cpu) / (samples[-1].at - samples[0].at),
     }
 

@@ -38,8 +38,6 @@ PASSWORDS = {
     "mqtt": "m@q:t/t?!",
 }
 USER = "somebody-at-"
-TIMEOUT = 2.0
-"""Seconds of silence after which a camera counts as lost."""
 FRESH = 1.0
 """Largest frame age of a healthy camera, at 95 % of the moments."""
 RECOVERY = 5.0
@@ -121,7 +119,7 @@ def site_of(cameras: dict[str, str], *, bundle: Path, detector: Path, disk: Path
     """A site file's content; addresses and passwords come from the environment."""
     return {
         "bundle": str(bundle),
-        "cameras": [{"name": name, "source": f"${{{name.upper()}}}", "timeout": TIMEOUT} for name in cameras],
+        "cameras": [{"name": name, "source": f"${{{name.upper()}}}"} for name in cameras],
         "detector": {"kind": "boxes", "path": str(detector), "boxes": "found", "threads": 1},
         "encoder": {"backend": "onnxruntime", "threads": 1},
         "identity": {"min_similarity": 0.8, "updates_every": 0.3, "min_embeddings_new": 6},

@@ -41,36 +41,48 @@ class Footage:
 
 
 class Mount:
-    """One stream: a timer pushes each access unit when its moment has come, as long as anybody looks."""
+    """One stream: what is shown, and where in it."""
 
     def __init__(self, footage: Footage, skip: int = 0) -> None:
         self.footage = footage
         self.place = skip
-        self.due: int | None = None
 
     def configure(self, _factory: object, media: Any) -> None:
         """Feed a pipeline that was just built, until it is taken down."""
-        source = media.get_element().get_child_by_name("source")
-        self.due = None
-        timer = GLib.timeout_add(10, self._push, source)
+        feed = Feed(self, media.get_element().get_child_by_name("source"))
+        timer = GLib.timeout_add(10, feed.push)
         media.connect("unprepared", lambda _: GLib.source_remove(timer))
 
     def play(self, footage: Footage) -> None:
         """Go on with the first unit of another file, which is a key frame."""
         self.footage, self.place = footage, 0
 
-    def _push(self, source: Any) -> bool:
-        clock = source.get_clock()
-        now = 0 if clock is None else clock.get_time() - source.get_base_time()
-        if self.due is None or now - self.due > LATE:
+    def next_unit(self) -> bytes:
+        """The next access unit, round and round."""
+        self.place += 1
+        return self.footage.units[(self.place - 1) % len(self.footage.units)]
+
+
+class Feed:
+    """Pushes each access unit into one pipeline when its moment has come, by the pipeline's clock."""
+
+    def __init__(self, mount: Mount, source: Any) -> None:
+        self.mount = mount
+        self.source = source
+        self.due: int | None = None
+
+    def push(self) -> bool:
+        """Push what is due; called every few milliseconds."""
+        clock, began = self.source.get_clock(), self.source.get_base_time()
+        now = clock.get_time() - began if clock is not None and began else 0  # before it plays it has no time yet
+        if self.due is None or abs(now - self.due) > LATE:
             self.due = now
         while self.due <= now:
-            unit = Gst.Buffer.new_wrapped(self.footage.units[self.place % len(self.footage.units)])
+            unit = Gst.Buffer.new_wrapped(self.mount.next_unit())
             unit.pts = unit.dts = self.due
-            unit.duration = self.footage.interval
-            source.emit("push-buffer", unit)
-            self.place += 1
-            self.due += self.footage.interval
+            unit.duration = self.mount.footage.interval
+            self.source.emit("push-buffer", unit)
+            self.due += self.mount.footage.interval
         return True
 
 
