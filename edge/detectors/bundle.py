@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from reidge.edge.agreement import compare_detections
 from reidge.edge.backends import INT8_PAYS, Backend, GoldenMismatch, Runner, installed_backends, load_runner
-from reidge.edge.backends.presence import GPU_BACKENDS, absence
+from reidge.edge.backends.presence import GPU_BACKENDS, REMEDY, absence
 from reidge.edge.bundle import BundleError, Precision
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import DetectorBundle
@@ -84,10 +84,18 @@ class BundleDetector:
 
     def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
         """Find the people in the frames of one moment, in batches where the graphs were exported for any number."""
-        size = MAX_BATCH if self._batches else 1
-        images = [frame.image for frame in frames]
+        return self.detect_images([frame.image for frame in frames])
+
+    def detect_images(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Likewise in pictures that are no camera's."""
+        size = self.max_batch
         batches = (images[start : start + size] for start in range(0, len(images), size))
         return [found for batch in batches for found in self._detect(batch)]
+
+    @property
+    def max_batch(self) -> int:
+        """Frames in one inference; more are split."""
+        return MAX_BATCH if self._batches else 1
 
     def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         boxed = [letterbox(image_HW3, self.bundle.manifest.input.size) for image_HW3 in images]
@@ -195,5 +203,5 @@ def choose_backends(backend: Backend | Literal["auto"]) -> tuple[Backend, ...]:
         return (backend,)
     installed = installed_backends()
     if not installed:
-        raise InputError("no backend is installed here. Install one with: pip install 'reidge[cpu]'")
+        raise InputError(f"no backend is installed here. {REMEDY}")
     return installed

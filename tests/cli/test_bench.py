@@ -70,7 +70,7 @@ def test_the_fastest_is_kept_only_when_asked(tiny_bundle: Path, capsys: pytest.C
         (["--precision", "int4"], "has no int4 graph, only float"),
         (["--backend", "openvino", "numpy"], "the backend 'numpy' is unknown. Choose of tensorrt, "),
         (["--backend", "int8"], "the backend 'int8' is unknown"),
-        (["--batch", "65"], "batches are 1 to 64 crops, got 65"),
+        (["--batch", "65"], "batches are 1 to 64, got 65"),
         (["--seconds", "nan"], "seconds to measure must be more than 0"),
         (["--threads", "0"], "threads must be at least 1"),
     ],

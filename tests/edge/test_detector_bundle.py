@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from reidge.cli.main import main
 from reidge.edge.agreement import Agreement
 from reidge.edge.backends import Backend, GoldenMismatch, installed_backends, presence
+from reidge.edge.bench import bench
 from reidge.edge.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, BundleError, Quantisation, describe_file
 from reidge.edge.detection import Detections
 from reidge.edge.detector_bundle import (
@@ -131,6 +132,34 @@ def test_many_frames_give_what_each_gives_alone(tmp_path: Path, backend: Backend
             np.testing.assert_allclose(many.boxes_N4, alone.boxes_N4)
             np.testing.assert_allclose(many.scores_N, alone.scores_N, atol=1e-7)
             np.testing.assert_allclose(many.scores_N[0], 0.9 - 20e-6 * frame.index, atol=1e-6)
+
+
+def test_a_detector_is_measured_at_the_batches_it_takes(detector: Path, tmp_path: Path) -> None:
+    fixed = bench(DetectorBundle.load(detector), backends=["onnxruntime"], batches=(1, 2, 4), seconds=0.01, threads=1)
+    assert [(speed.precision, speed.batch) for speed in fixed.speeds] == [("float", 1), ("int8", 1)]
+    assert [speed.golden_f1 for speed in fixed.speeds] == [1, 1]
+    assert fixed.speeds[0].golden_cosine_min is None
+    assert fixed.missing["onnxruntime int8 batch 2, 4"] == "the detector takes 1 at a time here, at most."
+    free = DetectorBundle.load(write_bundle(tmp_path / "free", [PERSON], count="N"))
+    report = bench(free, backends=["onnxruntime"], precisions=["float"], batches=(8,), seconds=0.01, threads=1)
+    assert [speed.batch for speed in report.speeds] == [8]
+    assert report.missing == {}
+
+
+def test_the_bench_command_takes_a_detector(
+    detector: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    quick = ["bench", str(detector), "--backend", "onnxruntime", "--precision", "float", "--seconds", "0.01"]
+    assert main([*quick, "--json"]) == 0
+    out, err = capsys.readouterr()
+    (speed,) = json.loads(out)["speeds"]
+    assert (speed["batch"], speed["golden_f1"]) == (1, 1)
+    assert "not measured: onnxruntime float batch 4, 8: the detector takes 1 at a time" in err
+    assert main(quick) == 0
+    assert capsys.readouterr().out.split()[-1] == "1.0000"
+    assert main([*quick, "--choose"]) == 2
+    assert "--choose is for encoders" in capsys.readouterr().err
 
 
 def test_the_least_score_is_the_users(detector: Path) -> None:
