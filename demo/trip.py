@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from reidge.edge.service import RunSummary
+    from reidge.edge.figures import RunSummary
     from reidge.export.bundle import ExportReport
     from reidge.train.encoders import Encoder
     from reidge.train.recipe import Recipe

@@ -22,7 +22,7 @@ from reidge.edge.metrics import Metrics
 from reidge.edge.orders import Orders
 from reidge.edge.outputs import OutputConfig, Outputs
 from reidge.edge.pipeline import Pipeline
-from reidge.edge.service import RunSummary, open_gallery, run_site
+from reidge.edge.service import open_gallery, run_site
 from reidge.edge.site import load_site
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from reidge.edge.detection import Detections
     from reidge.edge.detectors import Detector
+    from reidge.edge.figures import RunSummary
     from reidge.edge.frame import Frame
 
 

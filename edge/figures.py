@@ -1,0 +1,93 @@
+"""The figures of a run: for whoever asks while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reidge.edge.metrics import Metrics
+    from reidge.edge.pipeline import Pipeline
+    from reidge.edge.stream import Cameras
+    from reidge.edge.watchdog import Watchdog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Figures of a run."""
+
+    cameras: int
+    frames: int
+    """Handled, over all cameras."""
+    dropped: int
+    """Offered to the loop but not handled, because a newer one had come."""
+    frames_by_camera: dict[str, int]
+    """Handled."""
+    seconds: float
+    """Wall time of the loop."""
+    frames_per_second: float
+    latency_ms_p50: float | None
+    """From the arrival of a frame to its last event, over frames that caused events."""
+    latency_ms_p95: float | None
+    stage_seconds: dict[str, float]
+    """Wall time of the loop by stage."""
+    overhead: float | None
+    """Share of the loop's working time outside detecting and embedding."""
+    embeddings: int
+    sightings: int
+    undecided: int
+    """Sightings that ended without enough good pictures for an identity."""
+    identities: int
+    """Different identities seen in this run."""
+    events: int
+    backend: str
+    precision: str
+
+
+def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Watchdog) -> None:
+    """Let the numbers that others keep be read when the metrics are."""
+    encoder, gallery = pipeline.encoder, pipeline.book.gallery
+    metrics.describe(backend=encoder.backend, precision=encoder.precision)
+
+    def read(metrics: Metrics) -> None:
+        metrics.gauge("loop_age_seconds", watchdog.silent_seconds)
+        metrics.gauge("gallery_pending", gallery.pending)
+        metrics.total("gallery_failures", gallery.failures)
+        for camid, age in cameras.ages().items():
+            if age is not None:
+                metrics.gauge("frame_age_seconds", age, camid)
+        for camid, counts in cameras.counts().items():
+            metrics.total("frames_decoded", counts.decoded, camid)
+            metrics.total("frames_offered", counts.offered, camid)
+            metrics.total("frames_dropped", counts.dropped, camid)
+            metrics.total("frames_corrupt", counts.corrupt, camid)
+            metrics.total("camera_connections", counts.connections, camid)
+            metrics.total("camera_failures", counts.failures, camid)
+            metrics.total("camera_abandoned", counts.abandoned, camid)
+
+    metrics.on_read(read)
+
+
+def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
+    """Figures of the run that has just ended after `seconds`."""
+    frames, busy = sum(pipeline.frames.values()), pipeline.busy
+    inference = pipeline.spent["detect"] + pipeline.spent["embed"]
+    return RunSummary(
+        cameras=len(cameras.cameras),
+        frames=frames,
+        dropped=cameras.dropped,
+        frames_by_camera=dict(pipeline.frames),
+        seconds=seconds,
+        frames_per_second=frames / max(seconds, 1e-9),
+        latency_ms_p50=pipeline.latency.quantile(0.5),
+        latency_ms_p95=pipeline.latency.quantile(0.95),
+        stage_seconds=dict(pipeline.spent),
+        overhead=1 - inference / busy if busy else None,
+        embeddings=pipeline.embeddings,
+        sightings=pipeline.reporter.sightings,
+        undecided=pipeline.reporter.undecided,
+        identities=pipeline.identities,
+        events=pipeline.reporter.written,
+        backend=pipeline.encoder.backend,
+        precision=pipeline.encoder.precision,
+    )
