@@ -121,8 +121,10 @@ def test_streams_of_each_codec_come_with_the_spacing_of_their_cameras(server: Rt
         assert {frame.image.shape for frame in frames} == {(HEIGHT, WIDTH, 3)}, name
         assert {frame.clock for frame in frames} == {"camera"}
         assert frames[-1].image[:, -20:].mean() > 240
+        # A busy machine may be late for all of the first packets; later times then move, and only forwards.
         steps = [(b.captured_at - a.captured_at) / (b.index - a.index) for a, b in pairwise(frames)]
-        assert steps == pytest.approx([1 / FPS] * len(steps), abs=0.01), name
+        assert np.median(steps) == pytest.approx(1 / FPS, abs=0.002), name
+        assert min(steps) >= 0
         assert abs(frames[-1].captured_at - time.time()) < 5
         assert all(frame.arrived_at <= frame.decoded_at for frame in frames)
     assert loop.ups == [True] * 4
