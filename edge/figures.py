@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reidge.edge.detectors.bundle import BundleDetector
+
 if TYPE_CHECKING:
     from reidge.edge.metrics import Metrics
     from reidge.edge.pipeline import Pipeline
@@ -41,7 +43,11 @@ class RunSummary:
     """Different identities seen in this run."""
     events: int
     backend: str
+    """Of the encoder."""
     precision: str
+    detector_backend: str | None
+    """None where the detector is no exported one."""
+    detector_precision: str | None
 
 
 def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Watchdog) -> None:
@@ -70,6 +76,7 @@ def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Wa
 
 def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
     """Figures of the run that has just ended after `seconds`."""
+    detector = pipeline.detector if isinstance(pipeline.detector, BundleDetector) else None
     frames, busy = sum(pipeline.frames.values()), pipeline.busy
     inference = pipeline.spent["detect"] + pipeline.spent["embed"]
     return RunSummary(
@@ -90,4 +97,6 @@ def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummar
         events=pipeline.reporter.written,
         backend=pipeline.encoder.backend,
         precision=pipeline.encoder.precision,
+        detector_backend=None if detector is None else detector.backend,
+        detector_precision=None if detector is None else detector.precision,
     )

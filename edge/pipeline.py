@@ -90,7 +90,7 @@ class Pipeline:
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of the loop by stage."""
         self.encoder = encoder
-        self._detector, self._tracks, self._metrics, self._beat = detector, tracks, metrics, beat
+        self.detector, self._tracks, self._metrics, self._beat = detector, tracks, metrics, beat
         self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
         self._logged: dict[tuple[str, int], int | None] = {}
         self._failing_since: dict[str, float] = {}
@@ -191,7 +191,7 @@ class Pipeline:
         if not frames:
             return []
         try:
-            found = list(zip(frames, self._detector.detect_many(frames), strict=True))
+            found = list(zip(frames, self.detector.detect_many(frames), strict=True))
             self._failing_since.pop("detector", None)
             return found
         except Exception as error:  # of the detector's and the runtime's many kinds

@@ -29,6 +29,8 @@ from reidge.edge.detectors.bundle import BundleConfig, BundleDetector, precision
 from reidge.edge.detectors.foreign import MAX_BATCH
 from reidge.edge.errors import InputError
 from reidge.edge.frame import Frame
+from reidge.edge.service import run_site
+from reidge.edge.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +162,23 @@ def test_the_bench_command_takes_a_detector(
     assert capsys.readouterr().out.split()[-1] == "1.0000"
     assert main([*quick, "--choose"]) == 2
     assert "--choose is for encoders" in capsys.readouterr().err
+
+
+def test_a_run_says_what_its_detector_took(
+    detector: Path, tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    site = {
+        "bundle": str(tiny_bundle),
+        "cameras": [{"name": "cam1", "source": str(walks["cam1"])}],
+        "encoder": {"backend": "onnxruntime", "threads": 1},
+        "identity": {"min_similarity": 0.8},
+        "outputs": {"events": str(tmp_path / "events.jsonl")},
+    }
+    exported = {"kind": "bundle", "path": str(detector), "backend": "onnxruntime", "precision": "int8"}
+    summary = run_site(Site.model_validate({**site, "detector": exported}), progress=False)
+    assert (summary.detector_backend, summary.detector_precision) == ("onnxruntime", "int8")
+    learnt = run_site(Site.model_validate(site), progress=False)
+    assert (learnt.detector_backend, learnt.detector_precision) == (None, None)
 
 
 def test_the_least_score_is_the_users(detector: Path) -> None:
