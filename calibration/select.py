@@ -47,6 +47,8 @@ MAX_UNREADABLE = 0.05
 """Share of crops that may be unreadable."""
 FEW_CROPS = 64
 """Fewer calibration crops say too little about the largest activations."""
+FEW_OF_CAMERA = TIME_SLOTS
+"""Fewer calibration crops of a camera cannot show each part of its time."""
 FEW_HELD_OUT = 32
 """Fewer held-out crops say too little about INT8: their first percentile is the worst of them, and a third of a crop's
 neighbours or more are the same ten by chance, of 11 crops all. It is what `FEW_CROPS` leave to hold out."""
@@ -358,4 +360,10 @@ def weaknesses(coverage: Coverage, *, held_out: int) -> tuple[str, ...]:
         )
     elif unseen:
         lines.append(f"no calibration crop shows {', '.join(unseen)}: harvest more footage of these cameras.")
+    rare = [f"{camid} {count}" for camid, count in coverage.cameras.items() if 0 < count < FEW_OF_CAMERA]
+    if rare and len(used) > 1:
+        lines.append(
+            f"few calibration crops of a camera: {', '.join(rare)}, better {FEW_OF_CAMERA} or more. Harvest more "
+            "footage of it."
+        )
     return tuple(lines)

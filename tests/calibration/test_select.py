@@ -202,6 +202,10 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             {"hall": 40, "door": 40, "gate": 0},
             ["no calibration crop shows gate: harvest more footage of these cameras."],
         ),
+        (
+            {"c1": 1, "door": 80},
+            ["few calibration crops of a camera: c1 1, better 8 or more. Harvest more footage of it."],
+        ),
     ],
 )
 def test_what_calibration_crops_fail_to_show_is_said(cameras: dict[str, int], lines: list[str]) -> None:
