@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +51,7 @@ from reidge.train.datasets import open_benchmark
 from reidge.train.extract import embed_crops
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from reidge.calibration.pairs import PairSimilarities
@@ -224,7 +225,7 @@ def fill_bundle(job: Job, output: Path, origin: Provenance, progress: Progress) 
             f"the INT8 graph misses its gate on {int8.verdict.parity.crops} held-out crops: "
             f"{', '.join(int8.verdict.missed)}, with {int8.float_share:.0%} of the multiply-adds in float. See "
             f"{keep_report(job.folder, output)}. Give more crops of your own cameras or a larger --max-float-share, or "
-            "accept the loss with --force."
+            f"accept the loss with --force.{suspicion(job)}"
         )
     manifest = manifest.model_copy(update={"files": describe_files(job.folder)})
     (job.folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -304,6 +305,7 @@ def find_warnings(manifest: Manifest, coverage: Coverage) -> tuple[str, ...]:
     threshold, quantisation = manifest.threshold["int8"], manifest.quantisation
     if quantisation is not None and quantisation.missed:
         warnings.append(f"the INT8 graph misses its gate: {', '.join(quantisation.missed)}.")
+    warnings += weigh_queries(manifest)
     if threshold.min_similarity is None or threshold.different_pairs < MIN_DIFFERENT_PAIRS:
         warnings.append(f"the match threshold is no measurement: {threshold.method}.")
     if threshold.same_match_rate is not None and threshold.same_match_rate < LOW_MATCH_RATE:
@@ -312,6 +314,25 @@ def find_warnings(manifest: Manifest, coverage: Coverage) -> tuple[str, ...]:
             "tells people apart. Train longer or on more footage."
         )
     return tuple(warnings)
+
+
+def weigh_queries(manifest: Manifest) -> Iterator[str]:
+    """Whether a single query of the labelled split decides over the gate."""
+    if manifest.quantisation is None or "float" not in manifest.accuracy:
+        return
+    queries, gate = manifest.accuracy["float"].queries, manifest.quantisation.gate
+    allowed = min(gate["max_map_loss"], gate["max_rank1_loss"])
+    if 0 < allowed < 1 / queries:
+        yield (
+            f"one query of {queries} is {1 / queries:.4f} of rank-1, and the gate allows a loss of {allowed:g}: a "
+            f"single one decides. Give labels with {math.ceil(1 / allowed)} queries or more, or allow more."
+        )
+
+
+def suspicion(job: Job) -> str:
+    """What of the crops may have made the gate fail, to be said behind the failure; empty for nothing."""
+    found = weaknesses(job.sets.coverage, held_out=len(job.sets.held_out_NHW3))
+    return f" What may be the cause: {' '.join(found)}" if found else ""
 
 
 def check_starts(folder: Path, threads: int | None) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from reidge.edge.backends import open_encoder
-from reidge.edge.bundle import Bundle
+from reidge.edge.bundle import Accuracy, Bundle
 from reidge.edge.crops import read_crop_folder, read_image, resize_crops
 from reidge.edge.errors import InputError, ReidgeError
-from reidge.export.bundle import export_bundle
+from reidge.export.bundle import export_bundle, weigh_queries
 from reidge.export.parity import Gate
 from reidge.export.provenance import hash_weights
 from reidge.train.checkpoint import load_encoder
@@ -90,6 +90,10 @@ def test_the_report_shows_the_figures_of_the_manifest(exported: ExportReport) ->
     assert report["parity"]["int8"]["cosine_mean"] == exported.manifest.parity["int8"].cosine_mean
     page = (exported.path / "report.html").read_text()
     assert f"{exported.manifest.parity['int8'].cosine_mean:.5f}" in page
+    coverage = exported.manifest.provenance.coverage
+    assert coverage is not None
+    cameras = ", ".join(f"{camid} {count}" for camid, count in coverage.cameras.items())
+    assert f"<td>{cameras}, \n{coverage.tracklets} tracklets within " in page
     assert page.count("<svg") == 3
     assert not re.search(r"""(src|href)\s*=\s*["']?http""", page)  # nothing is loaded from elsewhere
 
@@ -184,6 +188,14 @@ def test_an_int8_graph_below_the_gate_fails_the_export_and_leaves_its_report_unl
     assert any("misses its gate" in warning for warning in report.warnings)
 
 
+def test_a_missed_gate_names_what_of_the_crops_may_be_the_cause(
+    tmp_path: Path, small_encoder: Encoder, write_crops: Callable[[Path], Path]
+) -> None:
+    gate, crops = Gate(min_cosine_mean=1, min_cosine_p1=1), write_crops(tmp_path / "crops")
+    with pytest.raises(ReidgeError, match=r"with --force\. What may be the cause: few calibration crops: \d\d"):
+        export_bundle(small_encoder, crops, tmp_path / "bundle", gate=gate, method="max", max_float_share=0, threads=1)
+
+
 def split_of(crop_folder: Path, root: Path) -> Path:
     """The people of a crop folder as a labelled data set: one query each, seen by another camera in the gallery."""
     for path in sorted(crop_folder.glob("*/*.jpg")):
@@ -200,7 +212,8 @@ def test_labels_add_map_and_rank1_of_both_graphs_to_the_gate(
     labels = split_of(crop_folder, tmp_path / "split")
     export = partial(export_bundle, small_encoder, crop_folder, method="max", threads=1, labels=labels)
     gate = Gate(max_map_loss=1, max_rank1_loss=1)
-    manifest = export(tmp_path / "bundle", gate=gate).manifest
+    report = export(tmp_path / "bundle", gate=gate)
+    manifest = report.manifest
     assert set(manifest.accuracy) == {"float", "int8"}
     for accuracy in manifest.accuracy.values():
         assert (accuracy.queries, accuracy.gallery) == (12, 84)
@@ -209,6 +222,20 @@ def test_labels_add_map_and_rank1_of_both_graphs_to_the_gate(
     assert [check["name"] for check in checks[3:]] == ["mAP loss", "rank-1 loss"]
     lost = manifest.accuracy["float"].mAP - manifest.accuracy["int8"].mAP
     assert checks[3]["found"] == pytest.approx(lost)
+    assert not any("a single one decides" in warning for warning in report.warnings)  # all may be lost
+
+
+def test_one_query_that_weighs_more_than_the_gate_allows_is_said(exported: ExportReport) -> None:
+    assert list(weigh_queries(exported.manifest)) == []
+    found = Accuracy(mAP=0.6, rank1=0.7, split="door", queries=112, gallery=500)
+    labelled = exported.manifest.model_copy(update={"accuracy": {"float": found, "int8": found}})
+    (line,) = weigh_queries(labelled)
+    assert line == (
+        "one query of 112 is 0.0089 of rank-1, and the gate allows a loss of 0.005: a single one decides. Give labels "
+        "with 200 queries or more, or allow more."
+    )
+    enough = found.model_copy(update={"queries": 200})
+    assert list(weigh_queries(labelled.model_copy(update={"accuracy": {"float": enough}}))) == []
 
 
 def test_a_graph_that_only_labels_tell_from_a_good_one_fails_the_export(
