@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDTH = 6.4
 """Inches, of every plot."""
 COSTS_SHOWN = 20
-COLOURS = {"different": "#b3382c", "same": "#1f7a5a", "all": "#9aa3ad", "line": "#20262d"}
+COLOURS = {"different": "#b3382c", "same": "#1f7a5a", "all": "#9aa3ad", "none": "#d98a00", "line": "#20262d"}
 MIN_RATE = 1e-3
 """Lower end of the axis of rates."""
 
@@ -39,9 +39,19 @@ def plot_cosines(cosines_N: NDArray[np.float64], gate: Gate) -> str:
     axes = figure.subplots()
     low = min(float(cosines_N.min()), gate.min_cosine_p1) - 0.002
     axes.hist(cosines_N, bins=np.linspace(low, 1, 60).tolist(), color=COLOURS["same"])
-    for value, name in ((gate.min_cosine_mean, "mean"), (gate.min_cosine_p1, "1st percentile")):
+    for value, name, height in ((gate.min_cosine_mean, "mean", 0.98), (gate.min_cosine_p1, "1st percentile", 0.86)):
         axes.axvline(value, color=COLOURS["line"], linestyle="--", linewidth=1)
-        axes.text(value, 0.98, f" gate: {name}", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
+        side = "right" if value > (low + 1) / 2 else "left"  # towards the middle, where there is room
+        axes.annotate(
+            f"gate: {name}",
+            (value, height),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(-4 if side == "right" else 4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="top",
+            ha=side,
+        )
     axes.set(xlabel="cosine of INT8 and trained encoder", ylabel="held-out crops", xlim=(low, 1))
     return to_svg(figure)
 
@@ -104,16 +114,25 @@ def draw_threshold(axes: Axes, threshold: ThresholdReport) -> None:
     axes.axvline(threshold.min_similarity, color=COLOURS["line"], linestyle="--", linewidth=1, label=label)
 
 
-def plot_costs(costs: Mapping[str, float], float_blocks: tuple[str, ...]) -> str:
-    """Cosine that each block alone costs in INT8, those left in float marked, as inline SVG."""
-    shown = dict(list(costs.items())[:COSTS_SHOWN])
-    figure = Figure(figsize=(WIDTH, 0.6 + 0.2 * len(shown)), layout="constrained")
+def plot_costs(costs: Mapping[str, float], float_blocks: Sequence[str], no_room: Sequence[str]) -> str:
+    """Cosine that each block alone costs in INT8, and what became of the block, as inline SVG."""
+    shown = list(costs)[:COSTS_SHOWN]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    colours = [COLOURS["different" if name in float_blocks else "all"] for name in shown]
-    axes.barh(list(shown), list(shown.values()), color=colours)
+    fates = (
+        ("different", "left in float", set(float_blocks)),
+        ("none", "in INT8: would burst --max-float-share", set(no_room)),
+        ("all", "in INT8: not needed in float", set(costs) - set(float_blocks) - set(no_room)),
+    )
+    for colour, label, names in fates:
+        places = [place for place, name in enumerate(shown) if name in names]
+        if places:
+            lost = [costs[shown[place]] for place in places]
+            axes.barh(places, lost, color=COLOURS[colour], label=label)
+    axes.set_yticks(range(len(shown)), shown, fontsize=7)
     axes.invert_yaxis()
-    axes.tick_params(axis="y", labelsize=7)
-    axes.set(xlabel="mean cosine lost with this block alone in INT8 (red: left in float)")
+    axes.set(xlabel="mean cosine lost with this block alone in INT8")
+    figure.legend(fontsize=7, frameon=False, loc="outside upper left", ncols=len(fates))
     return to_svg(figure)
 
 

@@ -58,8 +58,12 @@ class Evidence:
     """What the INT8 graph had to reach."""
     checks: tuple[Check, ...]
     """What it reached of that."""
+    backend: Backend
+    """That the INT8 graph ran on for it."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """Mean cosine that each block alone loses in INT8, where the search had to measure it."""
+    no_room: tuple[str, ...] = ()
+    """Blocks that the search passed over, as they would burst the budget of what may stay in float."""
     graphs: tuple[GraphFigures, ...] = ()
 
 
@@ -75,10 +79,11 @@ def write_report(folder: Path, manifest: Manifest, evidence: Evidence, warnings:
     page = template.render(
         manifest=manifest,
         checks=evidence.checks,
+        backend=evidence.backend,
         graphs=evidence.graphs,
         warnings=warnings,
         cosine_plot=plot_cosines(evidence.cosines_N, evidence.gate),
-        cost_plot=plot_costs(evidence.costs, quantisation.float_blocks) if evidence.costs else "",
+        cost_plot=plot_costs(evidence.costs, quantisation.float_blocks, evidence.no_room) if evidence.costs else "",
         pairs_plot=plot_pairs(evidence.pairs, threshold),
         rates_plot=plot_rates(rate_curve(evidence.pairs, seed=manifest.provenance.seed), threshold),
         worst=[(picture(evidence.crops_NHW3[index]), float(evidence.cosines_N[index])) for index in order],

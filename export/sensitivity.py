@@ -51,6 +51,8 @@ class Int8Search:
     """Mean cosine lost by each block alone in INT8, costliest first; empty where no search was needed."""
     float_blocks: tuple[str, ...]
     """Put back to float, costliest first."""
+    no_room: tuple[str, ...]
+    """Passed over, as with those that cost more they would burst the budget; empty where no search was needed."""
     float_share: float
     """Their share of the multiply-adds."""
 
@@ -92,6 +94,7 @@ def search_int8(
         return verdicts[float_blocks]
 
     found: tuple[str, ...] = ()
+    affordable: tuple[str, ...] = ()
     costs: dict[str, float] = {}
     if not verdict_of(found).passed and any(share_of([name], macs) <= max_float_share for name in macs):
         costs = costs_alone(model, ranges, judge, macs)
@@ -107,6 +110,7 @@ def search_int8(
         candidates=cosines,
         costs=costs,
         float_blocks=found,
+        no_room=tuple(name for name in costs if name not in affordable),
         float_share=share_of(found, macs),
     )
 

@@ -277,6 +277,8 @@ def evidence_of(job: Job, found: Int8Search, pairs: Mapping[Precision, PairSimil
         pairs=pairs["int8"],
         gate=job.options.gate,
         checks=found.verdict.checks,
+        backend=host_backend(),
         costs=found.costs,
+        no_room=found.no_room,
         graphs=measure_graphs(job),
     )

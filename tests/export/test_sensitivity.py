@@ -96,6 +96,7 @@ def test_the_costliest_block_goes_back_to_float_first(
     assert found.float_blocks == ("blocks.1",)
     assert found.verdict.parity.cosine_mean == pytest.approx(0.992)
     assert list(found.costs) == ["blocks.1", "stem", "blocks.2", "blocks.0"]
+    assert found.no_room == ()
 
 
 def test_blocks_go_back_only_within_the_budget_of_multiply_adds(
@@ -107,6 +108,8 @@ def test_blocks_go_back_only_within_the_budget_of_multiply_adds(
     assert not found.verdict.passed
     assert set(found.float_blocks) <= {"stem", "blocks.0"} or found.float_share <= budget
     assert found.float_blocks  # better than nothing, though not good enough
+    assert found.no_room
+    assert not set(found.no_room) & set(found.float_blocks)
     assert found.verdict.missed == (
         f"mean cosine {found.verdict.parity.cosine_mean:.4f} (at least 0.99)",
         f"first percentile {found.verdict.parity.cosine_p1:.4f} (at least 0.97)",
