@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from reidge.edge.bundle import Bundle
     from reidge.edge.settings import apply_overrides, validate
 
-    limits = validate(DriftLimits, apply_overrides({}, args.set), where="drift")
+    limits = validate(DriftLimits, apply_overrides({}, args.set), where="--set")
     report = find_drift(
         Bundle.load(args.bundle), args.crops, limits=limits, separate_views=args.separate_views, seed=args.seed
     )

@@ -133,6 +133,7 @@ def read_options(args: argparse.Namespace, path: Path) -> EngineOptions:
 
     from reidge.edge.engine import usual_options
     from reidge.edge.engine_cache import EngineOptions
+    from reidge.edge.settings import describe_problem
 
     usual = usual_options(path)
     batches = args.batch or (usual.min_batch, usual.best_batch, usual.max_batch)
@@ -149,7 +150,7 @@ def read_options(args: argparse.Namespace, path: Path) -> EngineOptions:
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(str(part) for part in first["loc"])
-        raise InputError(f"{where or 'options'}: {first['msg']}. See: reidge engine --help") from error
+        raise InputError(f"{where or 'options'}: {describe_problem(first)}. See: reidge engine --help") from error
 
 
 def check_golden(bundle: Bundle | DetectorBundle, precision: Precision) -> dict[str, float]:

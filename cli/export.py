@@ -96,6 +96,7 @@ def parse_gate(changes: Sequence[str]) -> Gate:
     """
     from pydantic import ValidationError
 
+    from reidge.edge.settings import describe_problem
     from reidge.export.parity import Gate
 
     fields = {name.partition("_")[2]: name for name in Gate.model_fields}
@@ -110,7 +111,7 @@ def parse_gate(changes: Sequence[str]) -> Gate:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).partition("_")[2]
-        raise InputError(f"--gate {name}={first['input']}: {first['msg']}.") from error
+        raise InputError(f"--gate {name}={first['input']}: {describe_problem(first)}.") from error
 
 
 def read_recipe(encoder: Path) -> dict[str, Any] | None:

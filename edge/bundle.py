@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from reidge.edge.crops import ResizeMethod
 from reidge.edge.errors import InputError
+from reidge.edge.settings import describe_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -352,7 +353,7 @@ def read_json_manifest(bundle: Path, model: type[AnyManifest], *, made_by: str) 
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg']}. Export the bundle again.") from error
+        raise BundleError(f"{path}: {where}: {describe_problem(first)}. Export the bundle again.") from error
 
 
 def kind_of(content: object) -> object:

@@ -148,6 +148,8 @@ def read_crop_folder(root: Path) -> CropFolder:
 
 
 def _parse(row: Mapping[str, str]) -> CropRecord:
+    if None in row.values():
+        raise ValueError("it has too few columns")
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts:  # a folder from elsewhere must not make us read, and pass on, others
         raise ValueError(f"the path {row['path']!r} leads out of the folder")
@@ -166,9 +168,12 @@ def _parse(row: Mapping[str, str]) -> CropRecord:
 
 
 def _number(row: Mapping[str, str], column: str) -> float:
-    value = float(row[column])
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):  # a time that is no number has no place among the others
-        raise ValueError(f"{column} is {row[column]}")
+        raise ValueError(f"{column} is {row[column]!r}, which is no number")
     return value
 
 

@@ -33,7 +33,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Give a sibling folder to write to, which takes the name `target` when all went well and vanishes otherwise.
 
     Raises:
-        OSError: The disk is full, named with `target`: the kernel does not say which file it was that did not fit.
+        OSError: The folder cannot be written, named with `target`: of a full disk the kernel does not say which file it
+            was that did not fit, and the sibling's name means nothing to whoever asked.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -44,7 +45,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             target.rmdir()
         partial.rename(target)
     except OSError as error:
-        if error.errno in NO_ROOM and error.filename is None:
+        if error.filename == str(partial) or (error.errno in NO_ROOM and error.filename is None):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     finally:

@@ -89,7 +89,19 @@ def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> C
         got = redact_text(problem["input"]) if isinstance(problem["input"], str) else problem["input"]
         secret = any(map(is_secret_name, place))
         shown = "" if secret or isinstance(got, dict | list) else f" (got {got!r})"
-        raise InputError(f"{where}: {key or 'the whole'}: {redact_text(problem['msg'])}{shown}.") from error
+        raise InputError(f"{where}: {key or 'the whole'}: {redact_text(describe_problem(problem))}{shown}.") from error
+
+
+def describe_problem(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, in words of settings rather than of the library that checks them.
+
+    Args:
+        problem: One of `ValidationError.errors()`.
+    """
+    if problem["type"] in ("model_type", "dict_type"):
+        return "must be a mapping of settings"
+    text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text.replace("Input should be", "must be", 1)
 
 
 def describe_yaml_error(error: Exception) -> str:

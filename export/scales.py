@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from reidge.edge.errors import InputError
+from reidge.edge.settings import describe_problem
 from reidge.export.quantize import placements, scale_of
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def read_scales(path: Path, model: ModelProto, *, weights_sha256: str) -> Scales
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} holds no usable scales: {where}: {first['msg']}. {AGAIN}") from error
+        raise InputError(
+            f"{path} holds no usable scales: {where or 'the whole'}: {describe_problem(first)}. {AGAIN}"
+        ) from error
     if scales.weights_sha256 != weights_sha256:
         raise InputError(
             f"{path} was calibrated for other weights ({scales.weights_sha256[:12]}..., this encoder has "

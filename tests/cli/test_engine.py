@@ -65,7 +65,7 @@ def test_an_engine_that_misses_the_golden_check_is_not_kept(
     [
         (["--batch", "8", "4", "16"], "batches must grow"),
         (["--dla-core", "0"], "a DLA takes one batch size"),
-        (["--level", "9"], "level: Input should be less than or equal to 5"),
+        (["--level", "9"], "level: must be less than or equal to 5"),
         (["--precision", "int8"], "no int8 graph"),
         (["--trtexec", "7"], "must be 8, 10 or 11"),
     ],

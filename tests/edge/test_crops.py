@@ -69,7 +69,13 @@ def test_an_index_that_is_no_table_is_one_line(tmp_path: Path) -> None:
 
 def test_a_row_that_is_cut_off_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "crops.csv").write_text(",".join(COLUMNS) + "\na/0.jpg,a,t,1.0\n")
-    with pytest.raises(InputError, match=r"crops\.csv, line 2"):
+    with pytest.raises(InputError, match=r"crops\.csv, line 2: it has too few columns\. Mend or remove the line"):
+        read_crop_folder(tmp_path)
+
+
+def test_words_in_the_place_of_a_number_are_named(tmp_path: Path) -> None:
+    (tmp_path / "crops.csv").write_text(",".join(COLUMNS) + "\na/0.jpg,a,t,noon" + ",1" * (len(COLUMNS) - 4) + "\n")
+    with pytest.raises(InputError, match=r"line 2: captured_at is 'noon', which is no number\."):
         read_crop_folder(tmp_path)
 
 
@@ -78,7 +84,9 @@ def test_a_number_that_is_none_is_named(column: str, tmp_path: Path) -> None:
     change: Any = {column: float("nan")}
     with CropWriter(tmp_path / "crops") as writer:
         writer.records.append(replace(RECORD, **change))
-    with pytest.raises(InputError, match=rf"crops\.csv, line 2: {column} is nan\. Mend or remove the line"):
+    with pytest.raises(
+        InputError, match=rf"crops\.csv, line 2: {column} is 'nan', which is no number\. Mend or remove the line"
+    ):
         read_crop_folder(tmp_path / "crops")
 
 

@@ -56,7 +56,10 @@ def test_a_run_folder_becomes_a_bundle_and_one_json_object(
             ["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "cosine=1"],
             "names cosine_mean, cosine_p1",
         ),
-        (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=-1"], "--gate map_loss=-1"),
+        (
+            ["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=-1"],
+            "--gate map_loss=-1: must",
+        ),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--gate", "map_loss=0.01"], "Give --labels too"),
         (["{run}", "--crops", "{crops}", "--output", "{tmp}/bundle", "--labels", "{run}"], "{run}"),
         (
@@ -91,6 +94,15 @@ def test_an_output_that_cannot_be_written_ends_with_status_1_and_one_line(
     error = capsys.readouterr().err
     assert "Not a directory" in error
     assert error.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_made_is_named_as_it_was_given(
+    run_folder: Path, crop_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = "/proc/bundle"  # where Linux lets nobody make a folder, not even root
+    assert main(["export", str(run_folder), "--crops", str(crop_folder), "--output", output]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("reidge export: /proc/bundle: ")
 
 
 @pytest.mark.parametrize("content", ["loop: {epochs", "[" * 5000], ids=["cut off", "deep"])
