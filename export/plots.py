@@ -114,7 +114,7 @@ def draw_threshold(axes: Axes, threshold: ThresholdReport) -> None:
     axes.axvline(threshold.min_similarity, color=COLOURS["line"], linestyle="--", linewidth=1, label=label)
 
 
-def plot_costs(costs: Mapping[str, float], float_blocks: Sequence[str], no_room: Sequence[str]) -> str:
+def plot_costs(costs: Mapping[str, float], float_blocks: Sequence[str], no_room: Sequence[str], *, passed: bool) -> str:
     """Cosine that each block alone costs in INT8, and what became of the block, as inline SVG."""
     shown = list(costs)[:COSTS_SHOWN]
     figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shown)), layout="constrained")
@@ -122,7 +122,7 @@ def plot_costs(costs: Mapping[str, float], float_blocks: Sequence[str], no_room:
     fates = (
         ("different", "left in float", set(float_blocks)),
         ("none", "in INT8: would burst --max-float-share", set(no_room)),
-        ("all", "in INT8: not needed in float", set(costs) - set(float_blocks) - set(no_room)),
+        ("all", "in INT8: not needed in float" if passed else "in INT8", set(costs) - set(float_blocks) - set(no_room)),
     )
     for colour, label, names in fates:
         places = [place for place, name in enumerate(shown) if name in names]

@@ -66,6 +66,11 @@ class Evidence:
     """Blocks that the search passed over, as they would burst the budget of what may stay in float."""
     graphs: tuple[GraphFigures, ...] = ()
 
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
 
 def write_report(folder: Path, manifest: Manifest, evidence: Evidence, warnings: Sequence[str]) -> None:
     """Write both files into a bundle that is being made."""
@@ -83,7 +88,9 @@ def write_report(folder: Path, manifest: Manifest, evidence: Evidence, warnings:
         graphs=evidence.graphs,
         warnings=warnings,
         cosine_plot=plot_cosines(evidence.cosines_N, evidence.gate),
-        cost_plot=plot_costs(evidence.costs, quantisation.float_blocks, evidence.no_room) if evidence.costs else "",
+        cost_plot=plot_costs(evidence.costs, quantisation.float_blocks, evidence.no_room, passed=evidence.passed)
+        if evidence.costs
+        else "",
         pairs_plot=plot_pairs(evidence.pairs, threshold),
         rates_plot=plot_rates(rate_curve(evidence.pairs, seed=manifest.provenance.seed), threshold),
         worst=[(picture(evidence.crops_NHW3[index]), float(evidence.cosines_N[index])) for index in order],
@@ -108,7 +115,7 @@ def report_figures(manifest: Manifest, evidence: Evidence, warnings: Sequence[st
     ]
     return {
         **content,
-        "passed": all(check.passed for check in evidence.checks),
+        "passed": evidence.passed,
         "checks": [check.figures for check in evidence.checks],
         "block_costs": dict(evidence.costs),
         "graphs": graphs,

@@ -10,10 +10,12 @@ from reidge.export.plots import plot_cosines, plot_costs
 
 def test_each_block_shows_what_became_of_it() -> None:
     costs = {"conv4": 0.03, "conv3": 0.02, "conv2": 0.01}
-    every = plot_costs(costs, ("conv4",), ("conv3",))
+    every = plot_costs(costs, ("conv4",), ("conv3",), passed=True)
     for label in ("left in float", "in INT8: would burst --max-float-share", "in INT8: not needed in float"):
         assert label in every
-    assert "would burst" not in plot_costs(costs, ("conv4",), ())
+    forced = plot_costs(costs, ("conv4",), (), passed=False)
+    assert "would burst" not in forced
+    assert "not needed" not in forced
 
 
 def test_the_words_at_a_strict_gate_stay_inside_the_plot() -> None:
