@@ -222,6 +222,8 @@ def test_labels_add_map_and_rank1_of_both_graphs_to_the_gate(
     assert [check["name"] for check in checks[3:]] == ["mAP loss", "rank-1 loss"]
     lost = manifest.accuracy["float"].mAP - manifest.accuracy["int8"].mAP
     assert checks[3]["found"] == pytest.approx(lost)
+    page = (tmp_path / "bundle" / "report.html").read_text()
+    assert page.count(" points</td>") == 4  # two losses and their limits
     assert not any("a single one decides" in warning for warning in report.warnings)  # all may be lost
 
 
