@@ -80,16 +80,25 @@ class Watchdog(threading.Thread):
         return 0.0 if self._beat_at is None else time.monotonic() - self._beat_at
 
     def run(self) -> None:
-        """Look every quarter of a second."""
+        """Look every quarter of a second.
+
+        The silence is added up look by look: had this process itself been stopped for a minute, the loop would seem
+        to hang.
+        """
         stop_at: float | None = None
+        looked_at, heard_at, silence = time.monotonic(), self._beat_at, 0.0
         while not self._over.wait(LOOK_SECONDS):
+            now, beat_at = time.monotonic(), self._beat_at
+            passed = min(now - looked_at, 2 * LOOK_SECONDS)
+            silence = silence + passed if beat_at is not None and beat_at == heard_at else 0.0
+            looked_at, heard_at = now, beat_at
             if self._stop_asked.is_set():
                 stop_at = time.monotonic() + STOP_SECONDS if stop_at is None else stop_at
                 if time.monotonic() >= stop_at:
                     self._end(0, f"the run does not end {STOP_SECONDS:g} s after it was asked to")
                     return
-            elif self._config.seconds is not None and self.silent_seconds > self._config.seconds:
-                self._end(1, f"the loop is stuck for {self.silent_seconds:.0f} s")
+            elif self._config.seconds is not None and silence > self._config.seconds:
+                self._end(1, f"the loop is stuck for {silence:.0f} s")
                 return
 
     def _end(self, status: int, what: str) -> None:

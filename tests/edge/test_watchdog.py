@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -51,6 +54,34 @@ def test_a_loop_that_goes_on_lives(caplog: pytest.LogCaptureFixture) -> None:
             time.sleep(0.1)
     assert door.status is None
     assert not caplog.records
+
+
+# Beats once for every line that it is given.
+BEATS = """
+import sys, threading
+from reidge.edge.watchdog import Watchdog, WatchdogConfig
+with Watchdog(WatchdogConfig(seconds=2), threading.Event()) as subject:
+    for line in sys.stdin:
+        subject.beat("detect")
+        print("beat", flush=True)
+"""
+
+
+def test_a_pause_of_the_whole_process_is_no_silence_of_the_loop() -> None:
+    command = [sys.executable, "-c", BEATS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print("go on", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "beat\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.6)  # the stage in which it was stopped takes its time still
+        print("go on", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "beat\n"
+        process.stdin.close()
+        assert process.wait(10.0) == 0
 
 
 def test_a_start_may_take_as_long_as_it_takes() -> None:
