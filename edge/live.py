@@ -32,6 +32,8 @@ HURRY_FOR = 30.0
 """... in so many seconds after it was lost."""
 BLIND = 30.0
 """Seconds for which data may come without a picture, as before the first key frame, until a stream counts as lost."""
+TELL_AGAIN = 60.0
+"""Seconds after which a camera that is down tells another reason, if it has one by then."""
 
 
 class LiveStream(Camera):
@@ -41,6 +43,8 @@ class LiveStream(Camera):
         super().__init__(config, start_at=start_at, wake=wake, size=size)
         self._backoff = Backoff()
         self._answered: bool | None = False
+        self._reason = self._told = ""
+        self._told_at = -TELL_AGAIN
         self._epoch = time.time() - time.monotonic()
         self._kept_up_at = time.monotonic()
 
@@ -59,10 +63,12 @@ class LiveStream(Camera):
                 # One that gives pictures and ends at once would answer too: only the pause keeps it from flickering.
                 self._answered = not self._backoff.lasted(time.monotonic() - began)
             self._count(failures=1)
+            self._reason = f"{redact(self.config.source)}: {reason}"
             if self.up is not False:
                 self.mailbox.clear()
-                self._say(up=False, reason=f"{redact(self.config.source)}: {reason}")
+                self._told, self._told_at = "", -TELL_AGAIN
             self.up = False
+            self._tell_why()
             self._wait(self._backoff.failed(time.monotonic(), refused=refused))
 
     def _wait(self, pause: float) -> None:
@@ -70,11 +76,22 @@ class LiveStream(Camera):
         deadline = time.monotonic() + pause
         while (left := deadline - time.monotonic()) > 0:
             self.beat_at = time.monotonic()
+            self._tell_why()
             if self._stop_asked.wait(min(ASK_EVERY, left)):
                 return
             answered, self._answered = self._answered, answers(self.config.source)
             if self._answered and not answered:
                 return
+
+    def _tell_why(self) -> None:
+        """Say why it is down: at once, then again where the reason is another, once a minute at most.
+
+        A server that comes back may refuse the password by then, and nobody would look for that otherwise.
+        """
+        now = time.monotonic()
+        if self._reason != self._told and now - self._told_at >= TELL_AGAIN:
+            self._say(up=False, reason=self._reason)
+            self._told, self._told_at = self._reason, now
 
     def _watch(self) -> None:
         """Hand over the pictures of one connection until it is lost."""

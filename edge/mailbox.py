@@ -18,14 +18,14 @@ MOST_NEWS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraState:
-    """A camera came up or went down."""
+    """A camera came up or went down, or is down for another reason than before."""
 
     camid: str
     up: bool
     at: float
     """Seconds since the epoch, UTC."""
     reason: str = ""
-    """Why it went down; redacted."""
+    """Why it is down; redacted."""
 
 
 class Mailbox:

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import wave
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from reidge.edge.camera import CameraConfig
 from reidge.edge.errors import InputError
+from reidge.edge.live import LiveStream
 from reidge.edge.stream import Cameras
 
 if TYPE_CHECKING:
@@ -134,6 +136,68 @@ def test_full_speed_beside_real_time_is_refused(still: Path) -> None:
 def test_a_missing_recording_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
         Cameras([CameraConfig(name="cam1", source=str(tmp_path / "none.mp4"))])
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """On which nobody listens, yet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """A camera that takes no password."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_another_reason_is_told_while_a_camera_is_down(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reidge.edge.live.TELL_AGAIN", 2.0)
+    config = CameraConfig(name="hall", source=f"http://u:secret@127.0.0.1:{closed_port}/a", timeout=1.0)
+    stop, reasons = threading.Event(), []
+    deadline = time.monotonic() + 20
+    with Cameras([config]) as cameras, ExitStack() as stack:
+        for _ in cameras.moments(stop):
+            reasons += [state.reason.partition("/a: ")[2] for state in cameras.states() if not state.up]
+            if len(reasons) == 1 and cameras.counts()["hall"].failures == 2:  # the same twice is told once
+                server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", closed_port), Refuses))
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+                stack.callback(server.shutdown)
+                deadline = min(deadline, time.monotonic() + 15)
+            if len(reasons) == 2 or time.monotonic() > deadline:
+                stop.set()
+    assert reasons == ["Connection refused", "it does not take this user and password"]
+
+
+def test_a_reason_that_changes_all_the_time_is_told_once_a_minute() -> None:
+    camera = LiveStream(CameraConfig(name="hall", source="rtsp://host/a"), start_at=0, wake=threading.Event(), size=1)
+    for reason in ("one", "two", "one", "three"):
+        camera._reason = reason
+        camera._tell_why()
+    assert [state.reason for state in camera.mailbox.take()[0]] == ["one"]
+    camera._told_at -= 60
+    camera._tell_why()
+    assert [state.reason for state in camera.mailbox.take()[0]] == ["three"]
+
+
+def test_a_camera_that_stays_down_after_its_settings_changed_says_why(closed_port: int) -> None:
+    config = CameraConfig(name="hall", source=f"http://127.0.0.1:{closed_port}/a", timeout=1.0)
+    stop, reasons = threading.Event(), []
+    deadline = time.monotonic() + 10
+    with Cameras([config]) as cameras:
+        cameras.apply([config.model_copy(update={"source": f"{config.source}?b"})])  # before anything came
+        for _ in cameras.moments(stop):
+            reasons += [state.reason.rpartition(": ")[2] for state in cameras.states()]
+            if len(reasons) == 2 or time.monotonic() > deadline:
+                stop.set()
+    assert reasons == ["its settings changed", "Connection refused"]
 
 
 @pytest.fixture
