@@ -1,11 +1,12 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and files for the eyes of one user."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from reidge.edge.errors import InputError
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def make_own_folder(path: Path) -> None:
+    """Make a folder that other users of the machine cannot enter; one that is there keeps its mode."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def open_own(path: Path, mode: str) -> IO[str]:
+    """Open a text file that other users of the machine cannot read; one that is there keeps its mode."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if mode == "a" else os.O_TRUNC)
+    return os.fdopen(os.open(path, flags, 0o600), mode, newline="")
 
 
 def require_free(target: Path) -> None:

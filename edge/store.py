@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.folder import make_own_folder, open_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,11 +110,11 @@ class Store:
             self._lock_file.close()
             raise
 
-    def _claim(self) -> IO[bytes]:
+    def _claim(self) -> IO[str]:
         """Keep other processes from writing, by a lock on a file beside; it falls with the process."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock_file = self.path.with_name(f"{self.path.name}.lock").open("ab")
+            make_own_folder(self.path.parent)
+            lock_file = open_own(self.path.with_name(f"{self.path.name}.lock"), "a")
         except OSError as error:
             raise ReidgeError(
                 f"the gallery {self.path} cannot be opened: {error.strerror or error}. "
@@ -130,6 +132,8 @@ class Store:
         return lock_file
 
     def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
+            os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
             db = sqlite3.connect(self.path, isolation_level=None, timeout=10.0, check_same_thread=False)
         except sqlite3.OperationalError as error:

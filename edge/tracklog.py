@@ -8,11 +8,13 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from reidge.edge.folder import make_own_folder, open_own
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
-    from typing import TextIO
+    from typing import IO
 
     import numpy as np
     from numpy.typing import NDArray
@@ -43,14 +45,14 @@ class TrackLog:
         self.failures = 0
         """Times that rows were lost."""
         self._camids = tuple(camids)
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, IO[str]] = {}
         self._writers: dict[str, Any] = {}
         self._moments: dict[str, deque[tuple[float, int]]] = {}
         self._last: dict[tuple[str, int], tuple[float, NDArray[np.float32]]] = {}
 
     def __enter__(self) -> TrackLog:
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_own_folder(self.folder)
             (self.folder / IDENTITIES_NAME).unlink(missing_ok=True)
             for camid in self._camids:
                 self._open(camid)
@@ -58,7 +60,7 @@ class TrackLog:
 
     def _open(self, camid: str) -> None:
         assert self.folder is not None
-        self._files[camid] = (self.folder / f"{camid}.csv").open("w", newline="")
+        self._files[camid] = open_own(self.folder / f"{camid}.csv", "w")
         self._writers[camid] = csv.writer(self._files[camid])
         self._writers[camid].writerow(TRACK_COLUMNS)
         self._moments[camid] = deque(maxlen=REMEMBERED_FRAMES)
@@ -118,7 +120,7 @@ class TrackLog:
             return
         partial = self.folder / f".{IDENTITIES_NAME}.partial"
         with self._not_the_end_of_it():
-            with partial.open("w", newline="") as file:
+            with open_own(partial, "w") as file:
                 writer = csv.writer(file)
                 writer.writerow(IDENTITY_COLUMNS)
                 writer.writerows(identities)

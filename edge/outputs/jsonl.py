@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel, Field
 
-from reidge.edge.folder import NO_ROOM
+from reidge.edge.folder import NO_ROOM, make_own_folder
 from reidge.edge.outputs.lines import open_lines, write_all
 from reidge.edge.outputs.worker import Output
 
@@ -77,7 +77,7 @@ class JsonLines(Output):
         return self._reopen() if self._fd is None else self._fd
 
     def _reopen(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_own_folder(self.path.parent)
         self._fd = open_lines(self.path)
         self._size = os.fstat(self._fd).st_size
         return self._fd

@@ -18,7 +18,7 @@ def open_lines(path: Path) -> int:
     Raises:
         OSError: It cannot be opened or cut.
     """
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)  # events tell who was where
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             _cut_torn_line(fd)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reidge.edge.errors import InputError
+from reidge.edge.folder import make_own_folder, open_own
 from reidge.edge.outputs.lines import CHUNK, write_all
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Spool:
             OSError: The folder cannot be made or read.
             InputError: Another run has it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # events tell who was where
+        make_own_folder(self.folder)  # events tell who was where
         self._lock_fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,7 +225,7 @@ class Spool:
             self._end_segment()
         while self._segments and sum(found.size for found in self._segments) > self._max_bytes - self._segment_bytes:
             self._drop_first()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_own_folder(self.folder)
         path = self.folder / f"{number:016d}.jsonl"
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._segments.append(_Segment(path=path, first=number))
@@ -257,7 +258,8 @@ class Spool:
         if self._marked == self.acknowledged:
             return
         partial = self.folder / ".acknowledged.partial"
-        partial.write_text(f"{self.acknowledged}\n")
+        with open_own(partial, "w") as file:
+            file.write(f"{self.acknowledged}\n")
         partial.replace(self.folder / "acknowledged")
         self._marked = self.acknowledged
 

@@ -169,6 +169,19 @@ def test_unknown_identities_are_refused() -> None:
             gallery.enrol(unit(0), captured_at=0.0, global_id=7)
 
 
+def test_only_its_owner_may_read_it_unless_it_was_there_before(tmp_path: Path) -> None:
+    (tmp_path / "shared.sqlite").touch()
+    (tmp_path / "shared.sqlite").chmod(0o644)
+    with open_gallery(tmp_path / "new" / "g.sqlite") as gallery, open_gallery(tmp_path / "shared.sqlite"):
+        gallery.enrol(unit(0), captured_at=0.0)
+        assert gallery.flush(5.0)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+        assert {"g.sqlite", "g.sqlite-wal", "g.sqlite-shm"} <= set(modes)
+        assert set(modes.values()) == {0o600}
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "shared.sqlite").stat().st_mode & 0o777 == 0o644
+
+
 def test_others_can_read_while_the_gallery_is_open(tmp_path: Path) -> None:
     path = tmp_path / "gallery.sqlite"
     with open_gallery(path) as gallery:

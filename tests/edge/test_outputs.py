@@ -53,6 +53,16 @@ def test_an_event_can_be_read_as_soon_as_it_is_flushed(tmp_path: Path) -> None:
         assert track_ids(path) == [7]
 
 
+def test_only_its_owner_may_read_a_file_of_events_unless_it_was_there_before(tmp_path: Path) -> None:
+    (tmp_path / "shared.jsonl").touch(mode=0o644)
+    for name, mode in (("new/events.jsonl", 0o600), ("shared.jsonl", 0o644)):
+        with Outputs(to_file(tmp_path / name)) as outputs:
+            outputs.write(sighting())
+            assert outputs.flush(10)
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
 def test_events_come_out_in_the_order_they_went_in(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with Outputs(to_file(path)) as outputs:

@@ -215,8 +215,11 @@ def test_two_runs_do_not_share_a_spool(tmp_path: Path) -> None:
 
 def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     with spool_in(tmp_path / "spool") as spool:
-        spool.append(lines(1))
-        modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "spool").glob("*.jsonl")}
+        spool.append(lines(1, 2))
+        spool.acknowledge(1)
+        spool.tend()
+        modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "spool").iterdir()}
+        assert "acknowledged" in modes
         assert set(modes.values()) == {0}
         assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
 

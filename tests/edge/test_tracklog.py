@@ -31,6 +31,17 @@ def test_boxes_and_identities_can_be_joined_for_scoring(tmp_path: Path) -> None:
     assert (tracks / "identities.csv").read_text().split() == ["camid,track_id,global_id", "cam1,3,12", "cam2,1,"]
 
 
+def test_only_their_owner_may_read_them(tmp_path: Path) -> None:
+    with TrackLog(tmp_path / "tracks", ["cam1"]) as log:
+        log.write_identities([("cam1", 3, 12)])
+    made = [tmp_path / "tracks", *(tmp_path / "tracks").iterdir()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in made} == {
+        "tracks": 0o700,
+        "cam1.csv": 0o600,
+        "identities.csv": 0o600,
+    }
+
+
 def at(index: int) -> Frame:
     return replace(FRAME, index=index, captured_at=100 + index / 10)
 
