@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.log import tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,4 +327,4 @@ def machine_of(path: Path = MACHINE_FILE) -> str:
 
 def say(text: str) -> None:
     """Tell the user a line, on stderr."""
-    print(f"tensorrt: {text}", file=sys.stderr, flush=True)
+    tell(f"tensorrt: {text}")

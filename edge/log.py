@@ -180,6 +180,14 @@ def fold_as(*key: object) -> dict[str, object]:
     return {"fold": key}
 
 
+def tell(text: str) -> None:
+    """Say how far something is: in the form of the log where `logging_to` gives one, else as it is, on stderr."""
+    if any(isinstance(handler, LineHandler) for handler in logging.getLogger().handlers):
+        logging.getLogger(__name__).info("%s", text, extra=PLAIN)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def logging_to(form: Form = "text", *, level: int = logging.INFO) -> Iterator[LineHandler]:
     """Send the log of this process, warnings, and exceptions that nobody caught to stderr.

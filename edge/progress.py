@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
+from reidge.edge.log import tell
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -64,8 +66,4 @@ class Progress:
         self._said = time.monotonic()
         of = "" if self.total is None else f"/{self.total}"
         tail = "".join(f", {part}" for part in (self._note, state) if part)
-        print(
-            f"{self.label}: {self.done}{of} {self.unit}, {self._said - self._started:.0f} s{tail}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"{self.label}: {self.done}{of} {self.unit}, {self._said - self._started:.0f} s{tail}")

@@ -15,6 +15,7 @@ import pytest
 
 from reidge.edge import log as module
 from reidge.edge.log import PLAIN, fold_as, logging_to
+from reidge.edge.progress import Progress
 from reidge.edge.redact import remember_secret
 
 if TYPE_CHECKING:
@@ -53,6 +54,17 @@ def test_in_json_a_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> Non
     assert first == {"level": "warning", "text": 'a "quoted" line', "logger": "reidge.test"}
     assert second["traceback"].startswith("Traceback")
     assert second["traceback"].endswith("OSError: rtsp://host/a")
+
+
+def test_progress_has_the_form_of_the_log_and_no_time_in_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for form in ("json", "text"):
+        with logging_to(form), Progress("run", total=20, unit="frames") as progress:
+            progress.advance(20)
+    with Progress("alone", unit="steps"):  # of a program that has no log of ours
+        pass
+    as_json, as_text, alone = lines_of(capsys)
+    assert json.loads(as_json)["text"] == as_text == "run: 20/20 frames, 0 s, done"
+    assert alone == "alone: 0 steps, 0 s, done"
 
 
 def test_nothing_that_is_logged_shows_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
