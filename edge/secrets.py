@@ -46,7 +46,8 @@ def fill_in(values: Any, path: Path) -> Any:
         InputError: A variable is not set, or a file of a secret cannot be read.
     """
     if isinstance(values, dict):
-        return dict(_entry(key, value, beside=values, path=path) for key, value in values.items())
+        said = {key: value for key, value in values.items() if not _is_silent(key, value, beside=values)}
+        return dict(_entry(key, value, beside=said, path=path) for key, value in said.items())
     if isinstance(values, list):
         return [fill_in(value, path) for value in values]
     return _expand(values, path) if isinstance(values, str) else values
@@ -79,6 +80,14 @@ def read_secret(path: Path, *, where: str) -> str:
         log.warning("%s: every user of this machine may read the secret in %s. Run: chmod 600 %s", where, path, path)
     remember_secret(text)
     return text
+
+
+def _is_silent(key: Any, value: Any, *, beside: dict[Any, Any]) -> bool:
+    """Whether a setting is `password_file: null`, or `password: null` beside a file: the other of the two counts."""
+    name = str(key).removesuffix(FILE_SUFFIX)
+    if value is not None or not is_secret_name(name):
+        return False
+    return name != key or beside.get(f"{name}{FILE_SUFFIX}") is not None
 
 
 def _entry(key: Any, value: Any, *, beside: dict[Any, Any], path: Path) -> tuple[Any, Any]:

@@ -50,6 +50,15 @@ def test_a_file_gives_its_one_line(site: Path, password: str, ending: str) -> No
     assert fill_in({"password_file": "secret"}, site) == {"password": password}
 
 
+def test_of_a_secret_and_its_file_the_one_that_is_null_gives_way(site: Path) -> None:
+    write_secret(site.parent, "hidden")
+    assert fill_in({"password": "other", "password_file": None}, site) == {"password": "other"}
+    for values in ({"password": None, "password_file": "secret"}, {"password_file": "secret", "password": None}):
+        assert fill_in(values, site) == {"password": "hidden"}
+    assert fill_in({"user": "box", "password_file": None}, site) == {"user": "box"}
+    assert fill_in({"token": None}, site) == {"token": None}
+
+
 def test_a_file_may_lie_where_a_service_manager_says(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_secret(site.parent, "hidden")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(site.parent))
