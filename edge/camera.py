@@ -14,14 +14,14 @@ from reidge.edge.footage import Span, is_live
 from reidge.edge.mailbox import CameraState, Mailbox
 from reidge.edge.redact import redact_text
 from reidge.edge.region import Polygon
-from reidge.edge.settings import parse_time
+from reidge.edge.settings import NAME_PATTERN, parse_time
 from reidge.edge.thinner import Thinner
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     """One camera of a site."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
+    name: str = Field(pattern=NAME_PATTERN)
     """Its camid."""
     source: str = Field(min_length=1)
     """Address of a stream (rtsp:// and others), USB device (/dev/video0), path of a recording or of a folder of

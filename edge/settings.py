@@ -17,6 +17,32 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=BaseModel)
 
+NAME_PATTERN = r"^\w[\w.-]*$"
+LEVEL_PATTERN = r"^[^/#+\x00]+$"
+"""One level of a topic of MQTT."""
+TOPIC_PATTERN = r"^[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*$"
+_OF_PATTERN = {
+    NAME_PATTERN: "must be letters, digits and any of _ . - after the first",
+    LEVEL_PATTERN: "must be text without / # and +",
+    TOPIC_PATTERN: "must be text between single slashes, without # and +, and must not begin with $",
+}
+_OF_TYPE = {
+    "model_type": "must be a mapping of settings",
+    "dict_type": "must be a mapping of settings",
+    "model_attributes_type": "must be a mapping of settings",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+}
+
 
 def parse_time(text: str | float, *, what: str) -> float:
     """Read ISO 8601 (without a zone: UTC) or seconds since the epoch.
@@ -79,17 +105,21 @@ def validate(model: type[Config], values: Mapping[str, Any], *, where: str) -> C
         problem = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         place = [str(part) for part in problem["loc"]]
         key = ".".join(place)
+        where = f"{where}: camera {name}" if (name := _camera_of(values, place)) else where
         if problem["type"] == "extra_forbidden":
             known = _keys_beside(model, place[:-1])
             near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(sorted(known))}."
             raise InputError(f"{where}: unknown key {key!r}. {hint}") from error
-        if problem["type"] == "missing":
+        if problem["type"] == "union_tag_not_found":
+            raise InputError(f"{where}: the key '{key}.{_words(problem, 'discriminator')[0]}' is missing.") from error
+        if problem["type"] == "missing" and not place[-1].isdecimal():
             raise InputError(f"{where}: the key {key!r} is missing.") from error
         got = redact_text(problem["input"]) if isinstance(problem["input"], str) else problem["input"]
         secret = any(map(is_secret_name, place))
         shown = "" if secret or isinstance(got, dict | list) else f" (got {got!r})"
-        raise InputError(f"{where}: {key or 'the whole'}: {redact_text(describe_problem(problem))}{shown}.") from error
+        told = redact_text(describe_problem(problem)) + shown
+        raise InputError(f"{where}: {key or 'the whole'}: {told}{'' if told.endswith('?') else '.'}") from error
 
 
 def describe_problem(problem: Mapping[str, Any]) -> str:
@@ -98,10 +128,39 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
     Args:
         problem: One of `ValidationError.errors()`.
     """
-    if problem["type"] in ("model_type", "dict_type"):
-        return "must be a mapping of settings"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _OF_TYPE:
+        return _OF_TYPE[kind]
+    if kind == "string_pattern_mismatch" and context["pattern"] in _OF_PATTERN:
+        return _OF_PATTERN[context["pattern"]]
+    if kind == "union_tag_invalid":
+        known = _words(problem, "expected_tags")
+        near = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.5)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        return f"{_words(problem, 'discriminator')[0]} must be one of {', '.join(known)}, not {context['tag']!r}{hint}"
+    if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
+        least = kind.endswith("short")
+        length = context["min_length" if least else "max_length"]
+        one, more = ("entry", "entries") if isinstance(problem["input"], list | tuple) else ("character", "characters")
+        return f"must have at {'least' if least else 'most'} {length} {one if length == 1 else more}"
+    if kind == "missing":
+        return "is missing"
     text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return text.replace("Input should be", "must be", 1)
+
+
+def _words(problem: Mapping[str, Any], name: str) -> list[str]:
+    """What pydantic lists in quotes about a problem."""
+    return [word.strip().strip("'") for word in str(problem["ctx"][name]).split(",")]
+
+
+def _camera_of(values: Mapping[str, Any], place: Sequence[str]) -> str | None:
+    """The name of the camera that a place is about: people count them from the top, we from 0."""
+    if len(place) < 2 or place[0] != "cameras" or not place[1].isdecimal():
+        return None
+    camera = values["cameras"][int(place[1])]
+    name = camera.get("name") if isinstance(camera, dict) else None
+    return redact_text(name) if isinstance(name, str) and place[-1] != "name" else None
 
 
 def describe_yaml_error(error: Exception) -> str:

@@ -21,6 +21,7 @@ from reidge.edge.outputs.broker import BrokerConfig, TlsConfig, tls_context
 from reidge.edge.outputs.link import Link
 from reidge.edge.outputs.spool import Spool
 from reidge.edge.outputs.worker import Output, Trouble
+from reidge.edge.settings import LEVEL_PATTERN, TOPIC_PATTERN
 
 if TYPE_CHECKING:
     from collections import deque
@@ -40,9 +41,9 @@ def _site_name() -> str:
 class MqttConfig(BrokerConfig, frozen=True, extra="forbid"):
     """A broker, and what waits while it is away."""
 
-    site: str = Field(default_factory=_site_name, pattern=r"^[^/#+\x00]+$")
+    site: str = Field(default_factory=_site_name, pattern=LEVEL_PATTERN)
     """Name of this box in topics; default: the machine's host name."""
-    prefix: str = Field("reidge", pattern=r"^[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*$")
+    prefix: str = Field("reidge", pattern=TOPIC_PATTERN)
     """What all topics begin with."""
     spool: Path = Path("spool")
     """Folder for events that the broker has not acknowledged."""
