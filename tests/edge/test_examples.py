@@ -21,15 +21,14 @@ def test_the_example_for_recordings_is_a_site_file() -> None:
     assert site.cameras[0].start == site.cameras[1].start == 1780300800.0
 
 
-def test_the_example_for_a_service_is_a_site_file(tmp_path: Path) -> None:
+def test_the_example_for_a_service_is_a_site_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in ("hall", "door", "mqtt"):
         (secrets / name).write_text("p@ss:w/rd\n")
         (secrets / name).chmod(0o600)
-    path = tmp_path / "site.yaml"
-    path.write_text((EXAMPLES / "service.yaml").read_text().replace("/run/secrets", str(secrets)))
-    site = load_site(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secrets))
+    site = load_site(EXAMPLES / "service.yaml")
     assert site.cameras[0].source == "rtsp://viewer:p%40ss%3Aw%2Frd@192.168.1.11/stream"
     assert site.outputs.mqtt is not None
     assert site.outputs.mqtt.spool == Path("/var/lib/reidge/spool")
@@ -52,6 +51,23 @@ def test_the_unit_leaves_the_process_the_time_that_it_promises_to_need() -> None
     kept = [site["storage"]["gallery"], site["outputs"]["events"], site["outputs"]["mqtt"]["spool"]]
     assert all(path.startswith(f"/var/lib/{service['StateDirectory']}/") for path in kept)
     assert service["Environment"] == f"REIDGE_CACHE=/var/cache/{service['CacheDirectory']}"
+
+
+def test_the_unit_brings_every_secret_that_the_site_file_asks_for() -> None:
+    asked = re.findall(r"\$\{CREDENTIALS_DIRECTORY\}/(\w+)", (EXAMPLES / "service.yaml").read_text())
+    lines = (EXAMPLES / "reidge.service").read_text().splitlines()
+    brought = [
+        found[1] for line in lines if (found := re.fullmatch(r"LoadCredential=(\w+):/etc/reidge/secrets/\1", line))
+    ]
+    assert sorted(asked) == sorted(brought) == ["door", "hall", "mqtt"]
+
+
+def test_the_user_of_unit_and_image_is_made() -> None:
+    set_up = (EXAMPLES.parent / "docs" / "deployment.md").read_text()
+    assert re.search(rf"^useradd --system .* {unit()['Service']['User']}$", set_up, re.M)
+    image = (EXAMPLES / "jetpack6.Containerfile").read_text()
+    (number,) = re.findall(r"useradd --system --uid (\d+) ", image)
+    assert f"chown -R {number} /etc/reidge/secrets" in image
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
