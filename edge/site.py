@@ -62,15 +62,25 @@ class Site(BaseModel, frozen=True, extra="forbid"):
     bundle: Path
     """The bundle folder."""
     cameras: tuple[CameraConfig, ...] = Field(min_length=1)
+    """At least one: streams and devices, or recordings."""
     detector: DetectorConfig = MotionConfig()
+    """What finds people in a frame."""
     tracking: TrackerConfig = TrackerConfig()
+    """How detections of one camera become tracks."""
     quality: QualityConfig = QualityConfig()
+    """Which pictures of people are good enough to embed."""
     encoder: EncoderConfig = EncoderConfig()
+    """How the bundle's encoder runs."""
     identity: IdentityConfig = IdentityConfig()
+    """When a track is a known person."""
     storage: StorageConfig = StorageConfig()
+    """What is kept between runs."""
     outputs: OutputConfig = OutputConfig()
+    """Where events go."""
     load: LoadConfig = LoadConfig()
+    """What happens when there are more frames than the box can handle."""
     watchdog: WatchdogConfig = WatchdogConfig()
+    """When a loop that hangs is ended."""
     web: WebConfig | None = None
     """The endpoint with metrics and health; null opens none."""
 

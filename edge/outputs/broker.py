@@ -44,7 +44,9 @@ class BrokerConfig(BaseModel, frozen=True, extra="forbid"):
     port: int | None = Field(None, ge=1, le=65535)
     """None takes 1883, or 8883 with TLS."""
     user: str | None = None
+    """Whom the broker knows; None says no name."""
     password: SecretStr | None = None
+    """Of the user; `password_file` takes it from a file."""
     client_id: str | None = Field(None, min_length=1)
     """Unique at the broker; None takes `reidge-<site>`."""
     keepalive: int = Field(30, ge=5, le=3600)

@@ -66,6 +66,11 @@ def test_docstrings_of_settings_are_descriptions_also_those_that_are_inherited()
     assert SCHEMA["$defs"]["CameraConfig"]["properties"]["name"]["description"] == "Its camid."
 
 
+def test_every_section_and_everything_about_the_broker_is_described() -> None:
+    for node in (SCHEMA, SCHEMA["$defs"]["MqttConfig"]):
+        assert [name for name, found in node["properties"].items() if not found.get("description")] == []
+
+
 def test_a_placeholder_may_stand_for_a_number_or_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = SCHEMA["$defs"]["CameraConfig"]["properties"]
     for name in ("max_fps", "pace", "name"):
