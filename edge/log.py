@@ -34,6 +34,8 @@ MAX_WAITING = 1000
 """Lines that wait for a stderr that stands still; further ones are dropped and counted."""
 MAX_LENGTH = 8000
 """Characters of a line; what a library adds beyond is cut off."""
+MAX_CHANGES = 6
+"""Changes of one thing, such as a camera that comes and goes, that are said at once in a minute."""
 WRITE_SECONDS = 0.5
 """How long an error, after which the process may end, is waited for."""
 PLAIN = {"plain": True}
@@ -43,7 +45,9 @@ PLAIN = {"plain": True}
 @dataclass(slots=True)
 class _Fold:
     said_at: float
-    line: str
+    newest: dict[str, str]
+    """Level, text and logger: what is said later is to be true then."""
+    said: int = 1
     more: int = 0
 
 
@@ -51,7 +55,8 @@ class LineHandler(logging.Handler):
     """Makes a line of each record and queues it; use it through `logging_to`.
 
     Warnings and errors with the same text are one line a minute, and so is whatever `fold_as` gives the same key; how
-    often it was said meanwhile comes with the next one, or when the minute is over.
+    often it was said meanwhile comes with the next one, or with the newest when the minute is over. Changes of one
+    thing, told by `change_of`, are said at once and in order, `MAX_CHANGES` of them a minute, and then the newest.
     """
 
     def __init__(self, form: Form) -> None:
@@ -102,20 +107,23 @@ class LineHandler(logging.Handler):
         if record.levelno < logging.WARNING and key is None:
             return 0
         key, now = (record.name, record.levelno, text) if key is None else key, time.monotonic()
+        newest = {"level": record.levelname.lower(), "text": text, "logger": record.name}
         before = self._folds.pop(key, None)
         if before is not None and now - before.said_at < FOLD_SECONDS:
-            before.more += 1
             self._folds[key] = before
+            if before.said < getattr(record, "most", 1):
+                before.said += 1
+                return 0
+            before.newest, before.more = newest, before.more + 1
             return None
-        self._folds[key] = _Fold(said_at=now, line=text)
+        self._folds[key] = _Fold(said_at=now, newest=newest)
         while len(self._folds) > MAX_FOLDS:
             self._say_more(self._folds.pop(next(iter(self._folds))))
         return 0 if before is None else before.more
 
     def _say_more(self, fold: _Fold) -> None:
         if fold.more:
-            fields = {"level": "info", "text": f"{fold.line} ({fold.more} more)"}
-            self._queue(self._render(time.time(), fields))
+            self._queue(self._render(time.time(), fold.newest | {"text": f"{fold.newest['text']} ({fold.more} more)"}))
             fold.more = 0
 
     def _say_due(self) -> None:
@@ -154,11 +162,14 @@ class LineHandler(logging.Handler):
         return written
 
     def _write(self) -> None:
+        looked_at = time.monotonic()
         while True:
+            if time.monotonic() - looked_at >= FOLD_SECONDS / 12:
+                self._say_due()
+                looked_at = time.monotonic()
             try:
                 item = self._lines.get(timeout=FOLD_SECONDS / 12)
             except queue.Empty:
-                self._say_due()
                 continue
             if item is None:
                 return
@@ -178,6 +189,11 @@ class LineHandler(logging.Handler):
 def fold_as(*key: object) -> dict[str, object]:
     """As `extra` of a line whose text differs each time: which lines are the same, e.g. `fold_as("down", camid)`."""
     return {"fold": key}
+
+
+def change_of(*key: object) -> dict[str, object]:
+    """As `extra` of a line that says how something is from now on, e.g. `change_of("camera", camid)`."""
+    return {"fold": key, "most": MAX_CHANGES}
 
 
 def tell(text: str) -> None:

@@ -16,7 +16,7 @@ from reidge.edge.figures import RunSummary, publish, summarise
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.governor import Governor, LoadMeter
-from reidge.edge.log import fold_as
+from reidge.edge.log import change_of
 from reidge.edge.metrics import Metrics
 from reidge.edge.notify import ServiceManager
 from reidge.edge.orders import Orders
@@ -105,11 +105,14 @@ class Service:
 
     def _hear(self) -> None:
         """Take in which cameras came up or went down."""
+        live = {camera.name for camera in self.site.cameras if camera.live}
         for state in self._cameras.states():
             self._heard.add(state.camid)
             self._pipeline.camera_changed(state)
             what = "is up" if state.up else f"is down: {state.reason}"
-            log.info("camera %s %s", state.camid, what, extra=fold_as("camera", state.camid, state.up))
+            # A recording that ends, or a camera that was removed, is down as it should be.
+            level = logging.INFO if state.up or state.camid not in live else logging.WARNING
+            log.log(level, "camera %s %s", state.camid, what, extra=change_of("camera", state.camid))
 
     def _give_up(self) -> None:
         """End a run whose detector or encoder fails at everything; a new start may find the device well again."""
@@ -142,14 +145,14 @@ class Service:
         for camid, rate in ruling.rates.items():
             self._metrics.gauge("camera_rate", float("inf") if rate is None else rate, camid)
         if ruling.level is None:
-            log.warning("there is time for every frame again", extra=fold_as("load", "enough"))
+            log.info("there is time for every frame again", extra=change_of("load"))
         else:
             slow = "; tracks suffer at less than 3" if ruling.level < 3 else ""
             log.warning(
                 "too much to do: every camera gives %.1f frames a second at most%s",
                 ruling.level,
                 slow,
-                extra=fold_as("load", "too much"),
+                extra=change_of("load"),
             )
 
     def _spread(self, ruling: Ruling, overruled: threading.Event) -> None:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
+from reidge.edge.log import change_of
 from reidge.edge.redact import redact_text
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ class Trouble:
         self.text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")
         now = time.monotonic()
         if self._said is None or now - self._said >= REMIND_SECONDS:
-            log.warning("%s: %s. %s", self._who, self.text, note)
+            log.warning("%s: %s. %s", self._who, self.text, note, extra=change_of("trouble", self._who))
             self._said = now
 
     def over(self) -> None:
         """It works; said only if trouble was."""
         self.text = None
         if self._said is not None:
-            log.warning("%s: works again", self._who)
+            log.info("%s: works again", self._who, extra=change_of("trouble", self._who))
             self._said = None
 
 

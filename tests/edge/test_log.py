@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reidge.edge import log as module
-from reidge.edge.log import PLAIN, fold_as, logging_to
+from reidge.edge.log import PLAIN, change_of, fold_as, logging_to
 from reidge.edge.progress import Progress
 from reidge.edge.redact import remember_secret
 
@@ -110,8 +110,27 @@ def test_lines_that_differ_are_one_where_they_are_told_to_be(capsys: pytest.Capt
     assert texts_of(capsys) == [
         "hall is away, next try in 0 s",
         "door is away, next try in 0 s",
-        "hall is away, next try in 0 s (2 more)",
-        "door is away, next try in 0 s (2 more)",
+        "hall is away, next try in 2 s (2 more)",
+        "door is away, next try in 2 s (2 more)",
+    ]
+
+
+def test_what_comes_and_goes_is_said_in_order_and_at_last_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to("json"):
+        for number in range(5):
+            log.warning("hall is down: reason %d", number, extra=change_of("camera", "hall"))
+            log.info("hall is up", extra=change_of("camera", "hall"))
+        log.warning("door is down", extra=change_of("camera", "door"))
+        log.warning("hall is down: reason 5", extra=change_of("camera", "hall"))
+    assert [(line["level"], line["text"]) for line in map(json.loads, lines_of(capsys))] == [
+        ("warning", "hall is down: reason 0"),
+        ("info", "hall is up"),
+        ("warning", "hall is down: reason 1"),
+        ("info", "hall is up"),
+        ("warning", "hall is down: reason 2"),
+        ("info", "hall is up"),
+        ("warning", "door is down"),
+        ("warning", "hall is down: reason 5 (5 more)"),
     ]
 
 
