@@ -42,22 +42,30 @@ _OF_TYPE = {
     "float_type": "must be a number",
     "float_parsing": "must be a number",
 }
+TIMES = (-2_208_988_800.0, 32_503_680_000.0)
+"""Seconds since the epoch of the years 1900 and 3000; what `datetime` cannot hold could not be told in any event."""
 
 
 def parse_time(text: str | float, *, what: str) -> float:
     """Read ISO 8601 (without a zone: UTC) or seconds since the epoch.
 
     Raises:
-        InputError: It is neither; `what` names the setting.
+        InputError: It is neither, or outside of `TIMES`; `what` names the setting.
     """
+    try:
+        seconds = _seconds(text)
+    except ValueError as error:
+        raise InputError(f"{what}: {text!r} is not a time. Write it like 2025-06-01T08:00:00Z.") from error
+    if not TIMES[0] <= seconds <= TIMES[1]:  # nor is NaN between them
+        raise InputError(f"{what}: {text!r} is not between the years 1900 and 3000. Write 2025-06-01T08:00:00Z.")
+    return seconds
+
+
+def _seconds(text: str | float) -> float:
     try:
         return float(text)
     except ValueError:
-        pass
-    try:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    except ValueError as error:
-        raise InputError(f"{what}: {text!r} is not a time. Write it like 2025-06-01T08:00:00Z.") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from reidge.edge.watchdog import WatchdogConfig
 from reidge.edge.web import WebConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
@@ -106,8 +106,12 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
         raise InputError(f"{path} is not YAML: {describe_yaml_error(error)}. Correct it there.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} has no settings. See examples/ for a site file.")
-    values = apply_overrides(values, overrides)
-    values = fill_in(values, path)
+    try:
+        values = fill_in(apply_overrides(values, overrides), path)
+    except RecursionError as error:
+        raise InputError(f"{path}: a setting holds itself, by an alias inside its own anchor. Write it out.") from error
+    for key in _holding_nul(values):  # which no path, name or address may
+        raise InputError(f"{path}: {key} holds a NUL character. Take it out.")
     site = validate(Site, values, where=str(path))
     names = [camera.name for camera in site.cameras]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -123,6 +127,15 @@ def _resolve(site: Site, folder: Path) -> Site:
     cameras = tuple(
         camera if camera.live else camera.model_copy(update={"source": str(folder / camera.source)})
         for camera in site.cameras
+def _holding_nul(values: Any, key: str = "") -> Iterator[str]:
+    """Find the settings whose text holds a NUL character."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for name, value in inner:
+        yield from _holding_nul(value, f"{key}.{name}".lstrip("."))
+    if isinstance(values, str) and "\0" in values:
+        yield key
+
+
     )
     detector = site.detector
     if detector.kind != "motion":

@@ -6,6 +6,7 @@ be taken from the spool again, in order, after a connection was lost.
 
 from __future__ import annotations
 
+import re
 import select
 import ssl
 import time
@@ -41,6 +42,7 @@ class BrokerConfig(BaseModel, frozen=True, extra="forbid"):
     """Where the broker is."""
 
     host: str = Field(min_length=1)
+    """Name or IP address alone: user, password and port are settings of their own."""
     port: int | None = Field(None, ge=1, le=65535)
     """None takes 1883, or 8883 with TLS."""
     user: str | None = None
@@ -58,6 +60,8 @@ class BrokerConfig(BaseModel, frozen=True, extra="forbid"):
     def _complete(self) -> BrokerConfig:
         if self.password is not None and self.user is None:
             raise ValueError("a password without a user. Set user too")
+        if re.search(r"[@/\s]", self.host):  # asked here, since a message about the one field would quote it
+            raise ValueError("host must be a name or an IP address alone. Set user, password and port beside it")
         return self
 
     @property
@@ -189,7 +193,8 @@ class Connection:
             self._failure = BrokerRefusal(f"the broker refuses: {reason}")
 
     def _on_disconnect(self, _: Client, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        self._failure = self._failure or BrokerError(f"the connection was lost: {reason}")
+        told = "" if str(reason) == "Unspecified error" else f": {reason}"
+        self._failure = self._failure or BrokerError(f"the connection was lost{told}")
 
     def _on_publish(self, _: Client, __: Any, message: int, ___: Any, ____: Any) -> None:
         self._acknowledged.append(message)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RotationConfig(BaseModel, frozen=True, extra="forbid"):
     """When a file of events is put aside as `<name>.1`, `<name>.2` and so on."""
 
-    max_mib: float = Field(64.0, gt=0)
+    max_mib: float = Field(64.0, gt=0, allow_inf_nan=False)
     """Size beyond which a new file begins."""
     keep: int = Field(8, ge=1)
     """Files put aside; older ones are deleted."""

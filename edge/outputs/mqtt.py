@@ -47,7 +47,7 @@ class MqttConfig(BrokerConfig, frozen=True, extra="forbid"):
     """What all topics begin with."""
     spool: Path = Path("spool")
     """Folder for events that the broker has not acknowledged."""
-    spool_mib: float = Field(64.0, gt=0)
+    spool_mib: float = Field(64.0, gt=0, allow_inf_nan=False)
     """Its size at most; beyond it the oldest events are lost. An event takes about 400 bytes."""
 
     @property

@@ -25,6 +25,12 @@ def test_a_wrong_time_names_its_setting() -> None:
         parse_time("noon", what="start")
 
 
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e15", "1899-12-31T23:59:59Z", "3001-01-01T00:00:00Z"])
+def test_a_time_that_no_event_could_tell_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"start: '{text}' is not between the years 1900 and 3000"):
+        parse_time(text, what="start")
+
+
 def test_overrides_reach_into_dicts_and_lists_and_leave_the_original() -> None:
     values = {"cameras": [{"name": "a"}], "detector": {"kind": "motion"}}
     changed = apply_overrides(values, ["cameras.0.name=b", "detector.min_height=0.2", "outputs.events=null"])

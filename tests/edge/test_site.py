@@ -186,4 +186,39 @@ def test_a_password_from_a_file_reaches_the_camera(tmp_path: Path) -> None:
     (tmp_path / "cam1").write_text("p@ss:w/rd\n")
     (tmp_path / "cam1").chmod(0o600)
     site = load_site(write(tmp_path), ["cameras.0.source=rtsp://viewer:${file:cam1}@host/stream"])
+def test_a_password_within_the_name_of_the_broker_is_refused_and_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "outputs: {mqtt: {host: 'viewer:s3cretPassw0rd@broker.invalid'}}\n")
+    with pytest.raises(InputError, match="host must be a name or an IP address alone") as caught:
+        load_site(path)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["mqtt://broker.invalid", "broker.invalid/s3cret", "s3cret@broker.invalid", "a b"])
+def test_an_address_is_no_name_of_a_broker(tmp_path: Path, host: str) -> None:
+    with pytest.raises(InputError, match="host must be a name or an IP address alone") as caught:
+        load_site(write(tmp_path, MINIMAL + f"outputs: {{mqtt: {{host: '{host}'}}}}\n"))
+    assert host not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["broker.example", "10.0.0.7", "::1", "fe80::1%eth0", "my_broker"])
+def test_names_and_ip_addresses_are_brokers(tmp_path: Path, host: str) -> None:
+    site = load_site(write(tmp_path, MINIMAL + f"outputs: {{mqtt: {{host: '{host}'}}}}\n"))
+    assert site.outputs.mqtt is not None
+    assert site.outputs.mqtt.host == host
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("outputs: {rotation: {max_mib: .inf}}", "outputs.rotation.max_mib"),
+        ("outputs: {mqtt: {host: broker, spool_mib: .inf}}", "outputs.mqtt.spool_mib"),
+        ('outputs: {events: "a\\0b"}', "outputs.events"),
+        ('detector: {kind: yolox, path: "a\\0b"}', "detector.path"),
+    ],
+)
+def test_what_would_break_later_is_refused_now(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(InputError, match=key):
+        load_site(write(tmp_path, f"{MINIMAL}{text}\n"))
+
+
     assert site.cameras[0].source == "rtsp://viewer:p%40ss%3Aw%2Frd@host/stream"
