@@ -98,18 +98,25 @@ class Link(threading.Thread):
 
     def run(self) -> None:
         """Connect again and again until asked to leave."""
-        pause = BACKOFF[0]
+        pause, in_a_row = BACKOFF[0], 0
         while not self._leaving.is_set():
             began = time.monotonic()
             try:
                 self._serve()
             except Exception as error:  # of many kinds, from the network, TLS and paho; none may be the last word
-                self.trouble.met(error, "Events wait in the spool")
+                brief = self.connected and time.monotonic() - began < STEADY_SECONDS
+                in_a_row = in_a_row + 1 if brief else 0
+                self.trouble.met(self._seen_twice(error) if in_a_row > 1 else error, "Events wait in the spool")
                 self._count("output_failures", 1)
             self._is_connected(False)
             pause = BACKOFF[0] if time.monotonic() - began > STEADY_SECONDS else pause
             self._leaving.wait(pause * random.uniform(0.8, 1.2))
             pause = min(2 * pause, BACKOFF[1])
+
+    def _seen_twice(self, error: Exception) -> BrokerError:
+        """Name the likely cause of connections that are lost again and again as soon as they stand."""
+        name = self._config.name
+        return BrokerError(f"{error}; is another client called {name} too? Each box needs its own outputs.mqtt.site")
 
     def _is_connected(self, connected: bool) -> None:
         with self._changed:

@@ -183,6 +183,14 @@ def test_after_sigkill_the_next_run_sends_the_rest_and_repeats_keep_their_id(bro
         assert len(found) > spooled
 
 
+def test_two_boxes_of_one_name_are_told_apart_from_a_bad_network(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Outputs(config_of(broker)), Outputs(config_of(broker, spool=broker.folder / "second")):
+        wait_until(lambda: "is another client called reidge-hall too?" in caplog.text)
+    assert "Unspecified" not in caplog.text
+
+
 def test_a_broker_that_refuses_is_said_without_the_password(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     with Outputs(config_of(broker, password="wr@ng:pass")) as outputs:
         outputs.write(sighting(1))
