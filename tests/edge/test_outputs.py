@@ -145,6 +145,7 @@ def test_a_password_in_a_reason_does_not_come_out(tmp_path: Path) -> None:
 
 def test_a_full_disk_delays_events_and_loses_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, metrics = tmp_path / "events.jsonl", Metrics()
+    caplog.set_level("INFO", "reidge")
     with Outputs(to_file(path), metrics=metrics) as outputs:
         with largest_file(1000):  # in the middle of a line
             for number in range(20):
