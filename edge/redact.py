@@ -106,6 +106,8 @@ def _without_user(source: str) -> str:
     if "://" not in source:
         return UNPARSEABLE if "@" in source and ":" in source.split("@")[0] else source
     scheme, rest = source.split("://", 1)
+    if not rest and _SCHEME.fullmatch(scheme):  # "an rtsp:// address", in a sentence
+        return source
     user, _, place = rest.rpartition("@")
     place = re.split(r"[?#&;]", place, maxsplit=1)[0]
     host, *path = place.split("/")

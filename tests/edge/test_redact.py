@@ -71,6 +71,8 @@ def test_no_secret_is_shown(source: str, shown: str) -> None:
         ("rtspsrc user-id=viewer user-pw=pw ! queue", f"rtspsrc user-id=viewer user-pw={MARK} ! queue"),
         ("{'password': 'p \\' pw', 'port': 1}", f"{{'password': {MARK}, 'port': 1}}"),
         ('{"token": "pw", "port": 1}', f'{{"token": {MARK}, "port": 1}}'),
+        ("a.mp4 is no video. Give an rtsp:// address.", "a.mp4 is no video. Give an rtsp:// address."),
+        ("rtsp:// u:pw@host", UNPARSEABLE),
         ("the key 'password' is missing", "the key 'password' is missing"),
         ("outputs.mqtt.password: Input should be text", "outputs.mqtt.password: Input should be text"),
     ],
