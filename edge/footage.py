@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from reidge.edge.errors import InputError
 from reidge.edge.frame import Frame
 from reidge.edge.redact import redact
+from reidge.edge.sources.address import check_address
 from reidge.edge.sources.images import check_pictures, read_pictures
 from reidge.edge.thinner import Thinner
 
@@ -62,11 +63,14 @@ def shared_start(sources: Iterable[str]) -> float:
 
 
 def check_footage(source: str) -> None:
-    """Refuse a file that is missing, empty or not a video, or a folder without pictures, before work is spent on it.
+    """Refuse a file that is missing, empty or not a video, a folder without pictures, or an address that cannot be one.
+
+    It is done before work is spent on it.
 
     Raises:
         InputError: One line that says what is wrong.
     """
+    check_address(source)
     if is_live(source):
         return
     if Path(source).is_dir():

@@ -19,6 +19,7 @@ from reidge.edge.quality import QualityConfig
 from reidge.edge.secrets import fill_in
 from reidge.edge.settings import apply_overrides, describe_yaml_error, validate
 from reidge.edge.sightings import EvidenceConfig
+from reidge.edge.sources.address import check_address
 from reidge.edge.tracker import TrackerConfig
 from reidge.edge.watchdog import WatchdogConfig
 from reidge.edge.web import WebConfig
@@ -117,6 +118,10 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: two cameras are named {twice[0]!r}. Give each its own name.")
     for camera in site.cameras:
+        try:
+            check_address(camera.source)
+        except InputError as error:
+            raise InputError(f"{path}: camera {camera.name}: {error}") from error
         if unknown := [name for name in camera.overlaps if name not in names]:
             raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
     return _resolve(site, path.parent)

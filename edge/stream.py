@@ -262,7 +262,10 @@ def check_cameras(configs: Sequence[CameraConfig]) -> bool:
         InputError: A recording is missing or unreadable, paces are mixed, or this machine lacks a wanted reader.
     """
     for config in configs:
-        check_footage(config.source)
+        try:
+            check_footage(config.source)
+        except InputError as error:
+            raise InputError(f"camera {config.name}: {error}") from error
         if config.live:
             check_source(config)
     full = [config for config in configs if not config.live and config.pace == "full"]

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from reidge.edge.errors import InputError
+
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "tcp": 0}
 """Where a source listens that is reached over TCP."""
+LISTENING = ("udp", "tcp", "srt", "rtmp")
+"""Schemes whose address may do without a host: the stream is sent to this machine."""
+MAX_PORT = 65535
 _PLACE = re.compile(r"(?P<host>\[[^\]]*\]|[^:/?#@]*)(?::(?P<port>\d{1,5}))?(?P<path>[/?#].*)?", re.DOTALL)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[\w-]+(\.[\w-]+)*\.?)(:\d{1,5})?([/?#]|$)")
+
+
+def check_address(source: str) -> None:
+    """Refuse an address that leads nowhere, however long it is tried; anything else is let pass.
+
+    Raises:
+        InputError: Its scheme is unknown, or it lacks a host or has a port that cannot be.
+    """
+    scheme, separator, _ = source.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return
+    known = sorted({*PORTS, *LISTENING})
+    if scheme.lower() not in known:
+        near = difflib.get_close_matches(scheme.lower(), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
+        raise InputError(f"unknown scheme {scheme}. {hint}")
+    address = Address.parse(source)
+    if address is None and scheme.lower() not in LISTENING:
+        raise InputError("its address names no host, or a port that is no number. Write it like rtsp://host:554/path.")
+    if address is not None and address.port is not None and not 0 < address.port <= MAX_PORT:
+        raise InputError(f"its address has port {address.port}. Give one of 1 to {MAX_PORT}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from reidge.edge.sources.address import Address
+from reidge.edge.sources.address import Address, check_address
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_ports_are_those_of_the_scheme_and_only_of_what_listens() -> None:
 @pytest.mark.parametrize("source", ["video.mp4", "rtsp://", "rtsp:///path", "rtsp://host:port/"])
 def test_what_is_no_address_is_not_guessed_at(source: str) -> None:
     assert Address.parse(source) is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["udp://@:5000", "udp://:5000", "srt://:9000?mode=listener", "RTSP://u:p/w@h:65535/a", "a.mp4", "/dev/video0"],
+)
+def test_addresses_that_may_lead_somewhere_are_let_pass(source: str) -> None:
+    check_address(source)

@@ -94,12 +94,19 @@ def test_a_recording_may_begin_at_an_iso_time(tmp_path: Path) -> None:
         ("cameras.1.name=cam1", "two cameras are named 'cam1'"),
         ("cameras.0.overlaps=[cam9]", "overlaps 'cam9', which is no camera"),
         ("cameras=[]", r"cameras: must have at least 1 entry\."),
+        ("cameras.0.source=rstp://u:secret@host/a", r"camera cam1: unknown scheme rstp\. Did you mean rtsp\?"),
+        ("cameras.0.source=gopher://host/a", r"camera cam1: unknown scheme gopher\. Known here: http, "),
+        ("cameras.0.source=rtsp:///a", "camera cam1: its address names no host"),
+        ("cameras.0.source=rtsp://viewer:secret@/", "camera cam1: its address names no host"),
+        ("cameras.0.source=rtsp://viewer:secret@host:99999/a", r"camera cam1: its address has port 99999\. Give one "),
+        ("cameras.0.source=rtsp://host:0/a", "camera cam1: its address has port 0"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_site(write(tmp_path), [override])
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

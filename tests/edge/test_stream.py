@@ -134,7 +134,7 @@ def test_full_speed_beside_real_time_is_refused(still: Path) -> None:
 
 
 def test_a_missing_recording_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.mp4 does not exist"):
+    with pytest.raises(InputError, match=r"camera cam1: .*none\.mp4 does not exist"):
         Cameras([CameraConfig(name="cam1", source=str(tmp_path / "none.mp4"))])
 
 
