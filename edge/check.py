@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
-from reidge.edge.errors import ReidgeError
+from reidge.edge.errors import ReidgeError, reason_of
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import IN_MEMORY
 from reidge.edge.outputs.broker import BrokerRefusal, Connection, tls_context
@@ -100,7 +100,7 @@ def _try_broker(config: MqttConfig) -> Finding:
     except (ReidgeError, ModuleNotFoundError, BrokerRefusal) as error:
         return _tried(part, _raising(error))
     except Exception as error:  # of many kinds, from the network, TLS and paho
-        text = redact_text(f"{config.address}: {' '.join(str(error).split()) or type(error).__name__}")
+        text = redact_text(f"{config.address}: {reason_of(error)}")
         return Finding(part=part, state="away", text=f"{text}; events wait in the spool")
 
 

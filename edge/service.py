@@ -70,7 +70,8 @@ class Service:
 
     def begin(self) -> None:
         """Everything is open."""
-        log.info("running with %d cameras", len(self.site.cameras))
+        number = len(self.site.cameras)
+        log.info("running with %d camera%s", number, "" if number == 1 else "s")
         self._manager.ready()
 
     def look_around(self, orders: Orders) -> None:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
+from reidge.edge.errors import reason_of
 from reidge.edge.log import change_of
 from reidge.edge.redact import redact_text
 
@@ -38,7 +39,7 @@ class Trouble:
 
     def met(self, error: BaseException, note: str) -> None:
         """Something failed; `note` says what happens to the events."""
-        self.text = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        self.text = redact_text(reason_of(error))
         now = time.monotonic()
         if self._said is None or now - self._said >= REMIND_SECONDS:
             log.warning("%s: %s. %s", self._who, self.text, note, extra=change_of("trouble", self._who))

@@ -159,7 +159,7 @@ def test_a_full_disk_delays_events_and_loses_none(tmp_path: Path, caplog: pytest
     assert track_ids(path) == list(range(20))
     assert outputs.lost == 0
     assert metrics.summary()["counters"]["output_delivered"] == {"events": 20}
-    assert "output events: OSError: [Errno 27] File too large. Events wait, at most 20000" in caplog.messages
+    assert "output events: File too large. Events wait, at most 20000" in caplog.messages
     assert caplog.messages[-1] == "output events: works again"
 
 
@@ -185,7 +185,7 @@ def test_a_disk_that_stays_full_costs_the_end_of_a_run_little_time(
             outputs.write(sighting(1))
         assert time.monotonic() - began < 4
     assert outputs.lost == 1
-    assert "output events: ends with 1 events not delivered: OSError: [Errno 27] File too large" in caplog.text
+    assert "output events: ends with 1 events not delivered: File too large" in caplog.text
 
 
 def test_a_reader_that_stands_still_holds_up_neither_the_loop_nor_the_end(
@@ -245,7 +245,7 @@ def test_a_reader_of_stdout_that_went_away_is_no_failure() -> None:
     said = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 0
-    assert "BrokenPipeError" in said
+    assert "output stdout: Broken pipe" in said
     assert "ends with 3 events not delivered" in said
     assert "Traceback" not in said
 
