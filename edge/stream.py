@@ -270,7 +270,9 @@ def check_cameras(configs: Sequence[CameraConfig]) -> bool:
             check_source(config)
     full = [config for config in configs if not config.live and config.pace == "full"]
     if full and len(full) < len(configs):
-        raise InputError(f"{full[0].name} is read at full speed beside cameras in real time. Set its pace to realtime.")
+        raise InputError(
+            f"camera {full[0].name} is read at full speed beside cameras in real time. Set its pace to realtime."
+        )
     return bool(full)
 
 
