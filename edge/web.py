@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import threading
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what is no request of ours, in plain text as everything else."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # there is no do_... for the method
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are answered"
+        self.close_connection = True
+        self._answer(code, f"{message or HTTPStatus(code).phrase}.\n".encode(), "text/plain")
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         log.debug(redact_text(format % args))
 
@@ -192,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
         self.end_headers()

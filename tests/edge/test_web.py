@@ -5,6 +5,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,16 @@ def test_a_problem_is_told_without_its_password(metrics: Metrics) -> None:
 def test_another_address_is_told_what_there_is(web: Web) -> None:
     status, body, _ = get(f"{web.address}/etc/passwd")
     assert (status, body) == (404, "Here are /metrics, /health, /ready.\n")
+
+
+def test_whoever_sends_something_is_told_that_nothing_is_taken(web: Web) -> None:
+    for method in ("POST", "DELETE"):
+        connection = HTTPConnection(web.address.removeprefix("http://"), timeout=10)
+        connection.request(method, "/metrics", body=b"x")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Content-Type"]) == (405, "text/plain")
+        assert (answer.headers["Allow"], answer.read()) == ("GET, HEAD", b"Only GET and HEAD are answered.\n")
+        connection.close()
 
 
 @pytest.mark.parametrize("page", ["/metrics", "/health", "/ready", "/other"])
