@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the work and return the exit status."""
     from reidge.edge.orders import orders_by_signal
+    from reidge.edge.figures import readable
     from reidge.edge.service import run_site
     from reidge.edge.site import load_site
 
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
             progress=recordings or sys.stderr.isatty(),  # a service has its log, which is no place for a counter
         )
     if site.outputs.events != "-":
-        emit(args, asdict(summary))
-    return 0
+        emit(args, asdict(summary) if args.json else readable(summary))
+    return 1 if summary.events_lost else 0
 
 
 def check(args: argparse.Namespace, site: Site) -> int:

@@ -42,12 +42,36 @@ class RunSummary:
     identities: int
     """Different identities seen in this run."""
     events: int
+    events_lost: int
+    """Given up at the end because an output, a full disk say, did not take them."""
     backend: str
     """Of the encoder."""
     precision: str
     detector_backend: str | None
     """None where the detector is no exported one."""
     detector_precision: str | None
+
+
+def readable(summary: RunSummary) -> dict[str, str]:
+    """The same for people: each figure with its unit."""
+    of_camera = ", ".join(f"{camid} {frames}" for camid, frames in summary.frames_by_camera.items())
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_seconds.items())
+    half, most = summary.latency_ms_p50, summary.latency_ms_p95
+    delay = "no frame caused one" if half is None or most is None else f"{half:.0f} ms as a rule, 95 % in {most:.0f} ms"
+    share = "" if summary.overhead is None else f"; {summary.overhead:.0%} of it outside detecting and embedding"
+    lines = {
+        "frames": f"{summary.frames} handled ({of_camera}), {summary.dropped} left out",
+        "speed": f"{summary.frames_per_second:.1f} frames a second over {summary.seconds:.1f} s",
+        "time": f"{stages}{share}",
+        "frame to event": delay,
+        "people": f"{summary.identities} identities in {summary.sightings} sightings, {summary.undecided} undecided",
+        "embeddings": str(summary.embeddings),
+        "events": f"{summary.events}" + (f", {summary.events_lost} of them lost" if summary.events_lost else ""),
+        "encoder": f"{summary.backend}, {summary.precision}",
+    }
+    if summary.detector_backend is not None:
+        lines["detector"] = f"{summary.detector_backend}, {summary.detector_precision}"
+    return lines
 
 
 def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Watchdog) -> None:
@@ -75,7 +99,7 @@ def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Wa
 
 
 def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
-    """Figures of the run that has just ended after `seconds`."""
+    """Figures of the run that has just ended after `seconds`; which events are lost is known after the outputs' end."""
     detector = pipeline.detector if isinstance(pipeline.detector, BundleDetector) else None
     frames, busy = sum(pipeline.frames.values()), pipeline.busy
     inference = pipeline.spent["detect"] + pipeline.spent["embed"]
@@ -95,6 +119,7 @@ def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummar
         undecided=pipeline.reporter.undecided,
         identities=pipeline.identities,
         events=pipeline.reporter.written,
+        events_lost=0,
         backend=pipeline.encoder.backend,
         precision=pipeline.encoder.precision,
         detector_backend=None if detector is None else detector.backend,

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reidge.edge.backends import open_encoder
@@ -263,7 +264,7 @@ def run_site(
         live = all(camera.live for camera in site.cameras)
         if live:  # they connect while the networks are loaded
             stack.enter_context(cameras)
-        pipeline = open_pipeline(site, stack, metrics, watchdog)
+        pipeline, outputs = open_pipeline(site, stack, metrics, watchdog)
         condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
         publish(metrics, cameras, pipeline, watchdog)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
@@ -285,10 +286,11 @@ def run_site(
             service.end()
         if not pipeline.frames and not orders.stop.is_set():
             raise ReidgeError("no camera gave a single frame. See the camera.down events for the reasons.")
-        return summarise(pipeline, cameras, time.monotonic() - began)
+        summary = summarise(pipeline, cameras, time.monotonic() - began)
+    return replace(summary, events_lost=outputs.left)
 
 
-def open_pipeline(site: Site, stack: ExitStack, metrics: Metrics, watchdog: Watchdog) -> Pipeline:
+def open_pipeline(site: Site, stack: ExitStack, metrics: Metrics, watchdog: Watchdog) -> tuple[Pipeline, Outputs]:
     """Open everything between cameras and the world; `stack` closes it."""
     bundle = Bundle.load(site.bundle)
     detector = stack.enter_context(open_detector(site.detector, at_once=len(site.cameras)))
@@ -309,7 +311,7 @@ def open_pipeline(site: Site, stack: ExitStack, metrics: Metrics, watchdog: Watc
         beat=watchdog.beat,
     )
     watchdog.last_words = lambda: last_words(pipeline, outputs)
-    return pipeline
+    return pipeline, outputs
 
 
 def last_words(pipeline: Pipeline, outputs: Outputs) -> None:

@@ -65,6 +65,8 @@ class Outputs:
         self.config = config
         self.written = 0
         """Events taken in."""
+        self.left = 0
+        """Events that were given up at the end, over all outputs."""
         self._metrics = metrics
         self._outputs = _build(config, metrics)
         if metrics is not None:
@@ -116,12 +118,13 @@ class Outputs:
         return all([output.flush(deadline) for output in self._outputs])
 
     def _close(self) -> None:
-        deadline = time.monotonic() + CLOSE_SECONDS + GOODBYE_SECONDS
+        deadline, lost = time.monotonic() + CLOSE_SECONDS + GOODBYE_SECONDS, self.lost
         self.flush(CLOSE_SECONDS)
         for output in self._outputs:  # all before the first is waited for: one that hangs takes no time from others
             output.leave()
         for output in self._outputs:
             output.close(deadline)
+        self.left = self.lost - lost
 
     def _measure(self, metrics: Metrics) -> None:
         for output in self._outputs:
