@@ -127,11 +127,6 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
     return _resolve(site, path.parent)
 
 
-def _resolve(site: Site, folder: Path) -> Site:
-    """Make relative paths start at `folder`."""
-    cameras = tuple(
-        camera if camera.live else camera.model_copy(update={"source": str(folder / camera.source)})
-        for camera in site.cameras
 def _holding_nul(values: Any, key: str = "") -> Iterator[str]:
     """Find the settings whose text holds a NUL character."""
     inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
@@ -141,6 +136,11 @@ def _holding_nul(values: Any, key: str = "") -> Iterator[str]:
         yield key
 
 
+def _resolve(site: Site, folder: Path) -> Site:
+    """Make relative paths start at `folder`."""
+    cameras = tuple(
+        camera if camera.live else camera.model_copy(update={"source": str(folder / camera.source)})
+        for camera in site.cameras
     )
     detector = site.detector
     if detector.kind != "motion":

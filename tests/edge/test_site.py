@@ -116,6 +116,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, override: str
         ("- a", "has no settings"),
         ("a: [", "is not YAML"),
         pytest.param("[" * 5000, "is not YAML: RecursionError", id="deep"),
+        ("bundle: &itself {more: *itself}", "holds itself"),
     ],
 )
 def test_a_file_without_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -184,15 +185,6 @@ def test_a_secret_beside_a_mistake_is_not_shown(tmp_path: Path, text: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_file_is_refused_with_the_place(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is not YAML: mapping values are not allowed here in line 2, column 12"):
-        load_site(write(tmp_path, "bundle: b\npassword: x: y"))
-
-
-def test_a_password_from_a_file_reaches_the_camera(tmp_path: Path) -> None:
-    (tmp_path / "cam1").write_text("p@ss:w/rd\n")
-    (tmp_path / "cam1").chmod(0o600)
-    site = load_site(write(tmp_path), ["cameras.0.source=rtsp://viewer:${file:cam1}@host/stream"])
 def test_a_password_within_the_name_of_the_broker_is_refused_and_not_shown(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "outputs: {mqtt: {host: 'viewer:s3cretPassw0rd@broker.invalid'}}\n")
     with pytest.raises(InputError, match="host must be a name or an IP address alone") as caught:
@@ -228,4 +220,13 @@ def test_what_would_break_later_is_refused_now(tmp_path: Path, text: str, key: s
         load_site(write(tmp_path, f"{MINIMAL}{text}\n"))
 
 
+def test_a_broken_file_is_refused_with_the_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not YAML: mapping values are not allowed here in line 2, column 12"):
+        load_site(write(tmp_path, "bundle: b\npassword: x: y"))
+
+
+def test_a_password_from_a_file_reaches_the_camera(tmp_path: Path) -> None:
+    (tmp_path / "cam1").write_text("p@ss:w/rd\n")
+    (tmp_path / "cam1").chmod(0o600)
+    site = load_site(write(tmp_path), ["cameras.0.source=rtsp://viewer:${file:cam1}@host/stream"])
     assert site.cameras[0].source == "rtsp://viewer:p%40ss%3Aw%2Frd@host/stream"
