@@ -22,6 +22,7 @@ from reidge.edge.redact import redact, redact_text
 from reidge.edge.service import open_gallery
 from reidge.edge.sources import open_source
 from reidge.edge.store import GalleryInUse
+from reidge.edge.web import check_web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +62,9 @@ def check_site(site: Site) -> Iterator[Finding]:
     yield _tried("outputs", lambda: _check_outputs(site))
     if site.outputs.mqtt is not None:
         yield _try_broker(site.outputs.mqtt)
+    web = site.web
+    if web is not None:
+        yield _tried("web", lambda: check_web(web))
     for attempt in cameras:
         yield attempt.finding()
 

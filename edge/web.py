@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from reidge.edge.errors import InputError
+from reidge.edge.errors import ReidgeError
 from reidge.edge.exposition import exposition
 from reidge.edge.redact import redact_text
 
@@ -32,6 +32,8 @@ READING_SECONDS = 1.0
 """How long a request for metrics waits for the one before it."""
 REQUEST_SECONDS = 5.0
 """How long a client may take to say what it wants."""
+ASK_SECONDS = 2.0
+"""How long whoever listens at our address is waited for, to learn whether it is a reidge."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Web:
         ready: Names what is not there yet, if anything; `/ready` is 503 then, else 200.
 
     Raises:
-        InputError: On entering: the address cannot be listened on.
+        ReidgeError: On entering: the address cannot be listened on, which may be over in a moment.
     """
 
     def __init__(self, config: WebConfig, metrics: Metrics, *, health: Problems, ready: Problems) -> None:
@@ -78,13 +80,7 @@ class Web:
         self._server: _Server | None = None
 
     def __enter__(self) -> Web:
-        try:
-            self._server = _Server(self.config, self._pages)
-        except OSError as error:
-            raise InputError(
-                f"web: {self.config.host} port {self.config.port} cannot be listened on: {error.strerror or error}. "
-                "Set web.host or web.port."
-            ) from error
+        self._server = _listen(self.config, self._pages)
         threading.Thread(target=self._server.serve_forever, args=(0.2,), name="web", daemon=True).start()
         return self
 
@@ -110,6 +106,42 @@ class Web:
             return 200, *exposition(self._metrics, accept)
         finally:
             self._reading.release()
+
+
+def check_web(config: WebConfig) -> str:
+    """Try the address; returns what is to be said of it.
+
+    Raises:
+        ReidgeError: It cannot be listened on, and it is not a reidge that listens there.
+    """
+    where = f"{config.host} port {config.port}"
+    try:
+        _listen(config, {}).server_close()
+    except ReidgeError:
+        if not _is_reidge(config):
+            raise
+        return f"{where} is in use by a reidge that runs"
+    return f"{where} is free"
+
+
+def _listen(config: WebConfig, pages: dict[str, Callable[[str], tuple[int, bytes, str]]]) -> _Server:
+    try:
+        return _Server(config, pages)
+    except OSError as error:
+        raise ReidgeError(
+            f"web: {config.host} port {config.port} cannot be listened on: {error.strerror or error}. "
+            "Set web.host or web.port."
+        ) from error
+
+
+def _is_reidge(config: WebConfig) -> bool:
+    """Whether one answers there, with or without our token."""
+    try:
+        with closing(HTTPConnection(config.host, config.port, timeout=ASK_SECONDS)) as connection:
+            connection.request("HEAD", "/health")
+            return (connection.getresponse().getheader("Server") or "").split()[:1] == [_Handler.server_version]
+    except (OSError, HTTPException):
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reidge.edge.errors import InputError
+from reidge.edge.errors import ReidgeError
 from reidge.edge.folder import make_own_folder, open_own
 from reidge.edge.outputs.lines import CHUNK, write_all
 
@@ -95,7 +95,7 @@ class Spool:
 
         Raises:
             OSError: The folder cannot be made or read.
-            InputError: Another run has it.
+            ReidgeError: Another run has it.
         """
         make_own_folder(self.folder)  # events tell who was where
         self._lock_fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -104,7 +104,7 @@ class Spool:
         except BlockingIOError as error:
             os.close(self._lock_fd)
             self._lock_fd = None
-            raise InputError(f"the spool {self.folder} is in use by another run. Give each its own folder.") from error
+            raise ReidgeError(f"the spool {self.folder} is in use by another run. Give each its own folder.") from error
         with suppress(FileNotFoundError, ValueError):
             self.acknowledged = int((self.folder / "acknowledged").read_text())
         found = [_counted(path) for path in sorted(self.folder.glob("*.jsonl")) if path.stem.isdigit()]

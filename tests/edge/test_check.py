@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from reidge.cli.main import main
 from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.metrics import Metrics
+from reidge.edge.web import Web, WebConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +118,22 @@ def test_a_gallery_of_another_encoder_is_named(
     Gallery(tmp_path / "state" / "gallery.sqlite", encoder_hash="f" * 64, embedding_dim=24, config=config).close()
     state, text = findings(write_site(tmp_path, tiny_bundle, still), capsys, 2)["bundle"]
     assert (state, "another encoder" in text) == ("wrong", True)
+
+
+def test_a_port_is_tried_and_may_be_that_of_a_reidge_that_runs(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        path = write_site(tmp_path, tiny_bundle, still, web={"port": port})
+        threading.Thread(target=hang_up, args=(other,), daemon=True).start()
+        state, text = findings(path, capsys, 1)["web"]
+        assert (state, "Address already in use" in text) == ("wrong", True)
+    assert findings(path, capsys, 0)["web"] == ("ok", f"127.0.0.1 port {port} is free")
+    with Web(WebConfig(port=port), Metrics(), health=lambda: (), ready=lambda: ()):
+        assert "in use by a reidge that runs" in findings(path, capsys, 0)["web"][1]
+
+
+def hang_up(server: socket.socket) -> None:
+    """Be no reidge."""
+    server.accept()[0].close()
