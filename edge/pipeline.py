@@ -94,6 +94,7 @@ class Pipeline:
         self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
         self._logged: dict[tuple[str, int], int | None] = {}
         self._failing_since: dict[str, float] = {}
+        self._failed_at: dict[str, float] = {}
 
     def handle(self, frames: Sequence[Frame]) -> None:
         """Take in the frames of one moment, at most one of each camera."""
@@ -162,9 +163,11 @@ class Pipeline:
         return self.reporter.identities(self.book.live.values())
 
     def failing(self) -> dict[str, float]:
-        """Seconds since the detector or the encoder last worked, where it failed since."""
-        now = time.monotonic()
-        return {what: now - since for what, since in tuple(self._failing_since.items())}
+        """Seconds over which detector, tracker or encoder have failed at everything, from the first to the last time.
+
+        Time in which nothing was asked of them shows nothing: after one failure nobody may come by for an hour.
+        """
+        return {what: self._failed_at[what] - since for what, since in tuple(self._failing_since.items())}
 
     def _arrived(self, frames: Sequence[Frame]) -> list[Frame]:
         """Leave out frames of cameras that are no longer part of the site, and note how old the others are."""
@@ -309,7 +312,8 @@ class Pipeline:
 
     def _failed(self, counter: str, what: str, camid: str, error: Exception) -> None:
         self._metrics.count(counter, camid)
-        self._failing_since.setdefault(what, time.monotonic())
+        self._failed_at[what] = time.monotonic()
+        self._failing_since.setdefault(what, self._failed_at[what])
         text = " ".join(str(error).split()) or "no reason given"
         log.warning("%s: the %s failed at a frame, which is skipped (%s: %s)", camid, what, type(error).__name__, text)
         log.debug("where it failed", exc_info=error)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -313,6 +314,19 @@ def test_a_detector_that_fails_at_everything_ends_the_run_so_that_a_new_start_ca
     path = write_site(tmp_path, tiny_bundle, walks, "watchdog: {seconds: 0.2}\n")
     with pytest.raises(ReidgeError, match=r"the detector has failed at everything for 0 s"):
         run(path, "cameras.0.pace=realtime", "cameras.1.pace=realtime")
+
+
+def test_one_failure_before_a_silence_is_not_taken_for_failing_at_everything(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    last = {"cam1": 119, "cam2": 119}
+    with open_pipeline(
+        path, tiny_bundle, metrics=Metrics(), fails_at=lambda frame: frame.index == last[frame.camid]
+    ) as pipeline:
+        time.sleep(0.5)  # nobody comes by, and no frame
+        assert list(pipeline.failing()) == ["detector"]
+        assert pipeline.failing()["detector"] < 0.5
 
 
 def test_pictures_that_are_no_use_are_not_embedded_and_the_reason_is_counted(
