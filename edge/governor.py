@@ -64,9 +64,9 @@ class Ruling:
     """A change of rates."""
 
     level: float | None
-    """Frames per second of the cameras that are held back; None when none is."""
-    rates: Mapping[str, float | None]
-    """Of every camera; None leaves it as it comes."""
+    """Frames per second that each camera may give; None when none is held back."""
+    camids: tuple[str, ...]
+    """All cameras: one that gives less just now, or nothing, may give more in the next moment."""
 
 
 class Governor:
@@ -90,8 +90,7 @@ class Governor:
         if level == self.level:
             return None
         self.level, self._since_change = level, 0.0
-        rates = {camid: level if level is not None and fps > level else None for camid, fps in load.wanted.items()}
-        return Ruling(level=level, rates=rates)
+        return Ruling(level=level, camids=tuple(load.wanted))
 
     def _level(self, load: Load, *, capacity: float) -> float | None:
         fair = water_level(load.wanted.values(), capacity)

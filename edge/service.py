@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.figures import RunSummary, publish, summarise
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import Gallery, GalleryConfig
-from reidge.edge.governor import Governor, LoadMeter
+from reidge.edge.governor import Governor, LoadMeter, Ruling
 from reidge.edge.log import change_of
 from reidge.edge.metrics import Metrics
 from reidge.edge.notify import ServiceManager
@@ -24,6 +23,7 @@ from reidge.edge.orders import Orders
 from reidge.edge.outputs import Outputs
 from reidge.edge.pipeline import Pipeline
 from reidge.edge.progress import Progress
+from reidge.edge.rates import Rates
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
 from reidge.edge.watchdog import Watchdog
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reidge.edge.backends import EdgeEncoder
-    from reidge.edge.governor import Ruling
     from reidge.edge.site import Site
     from reidge.edge.stream import CameraChanges
 
@@ -66,7 +65,7 @@ class Service:
         self._manager = ServiceManager()
         self._governor, self._meter = Governor(site.load), LoadMeter(site.load.window)
         self._heard: set[str] = set()
-        self._overruled = threading.Event()
+        self._rates = Rates(cameras.set_rate)
         self._status_at = 0.0
 
     def begin(self) -> None:
@@ -141,13 +140,11 @@ class Service:
             self._obey(ruling)
 
     def _obey(self, ruling: Ruling) -> None:
-        self._overruled.set()
-        self._overruled = threading.Event()
-        threading.Thread(target=self._spread, args=(ruling, self._overruled), name="rates", daemon=True).start()
-        for camid, rate in ruling.rates.items():
-            self._metrics.gauge("camera_rate", float("inf") if rate is None else rate, camid)
+        self._rates.spread(ruling.camids, ruling.level)
+        for camid in ruling.camids:
+            self._metrics.gauge("camera_rate", float("inf") if ruling.level is None else ruling.level, camid)
         if ruling.level is None:
-            log.info("there is time for every frame again", extra=change_of("load"))
+            log.info("every camera gives all its frames again", extra=change_of("load"))
         else:
             slow = "; tracks suffer at less than 3" if ruling.level < 3 else ""
             log.warning(
@@ -156,18 +153,6 @@ class Service:
                 slow,
                 extra=change_of("load"),
             )
-
-    def _spread(self, ruling: Ruling, overruled: threading.Event) -> None:
-        """Tell one camera after the other, over the time from one frame to the next, in a thread for that alone.
-
-        Began all at once, all their frames would come at once from then on, and each would wait for the others.
-        """
-        step = 0.0 if ruling.level is None else 1 / ruling.level / len(ruling.rates)
-        for camid, rate in ruling.rates.items():
-            with suppress(KeyError):  # the camera was removed meanwhile
-                self._cameras.set_rate(camid, rate)
-            if overruled.wait(step):
-                return
 
     def _reload(self) -> None:
         """Take over what can change while running; a site file that is wrong changes nothing."""
@@ -190,11 +175,10 @@ class Service:
         self._pipeline.reconfigure(self.site)
         for camid in changes.removed:
             self._metrics.forget(camid)
+        if self._governor.level is not None:
+            self._obey(Ruling(level=None, camids=tuple(camera.name for camera in self.site.cameras)))
         self._governor = Governor(self.site.load)  # other cameras, another load
         self._meter = LoadMeter(self.site.load.window)
-        self._overruled.set()
-        for camera in self.site.cameras:
-            self._cameras.set_rate(camera.name, None)
         self._metrics.count("reloads")
         told = [f"{what} {', '.join(names)}" for what, names in _named(changes) if names] or ["no camera changed"]
         if waiting:

@@ -46,13 +46,19 @@ def test_an_overloaded_loop_gives_every_camera_the_same_rate() -> None:
     ruling = governor().judge(load(busy=2.0, handled=40, lost=40))
     assert ruling is not None
     assert ruling.level == 2.5
-    assert ruling.rates == {"a": 2.5, "b": 2.5, "c": 2.5, "d": 2.5}
+    assert ruling.camids == ("a", "b", "c", "d")
 
 
 def test_a_slow_camera_is_not_held_back_by_the_fast_ones() -> None:
     ruling = governor().judge(load(busy=2.0, handled=40, lost=10, wanted={"slow": 1.0, "fast": 30.0}))
     assert ruling is not None
-    assert ruling.rates == {"slow": None, "fast": 9.0}
+    assert ruling.level == 9.0
+
+
+def test_a_camera_that_is_away_gets_the_rate_of_the_others_for_the_time_when_it_is_back() -> None:
+    ruling = governor().judge(load(busy=2.0, handled=40, lost=10, wanted={"away": 0.0, "a": 10.0, "b": 10.0}))
+    assert ruling is not None
+    assert (ruling.level, ruling.camids) == (5.0, ("away", "a", "b"))
 
 
 def test_no_camera_is_starved() -> None:
