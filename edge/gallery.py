@@ -67,7 +67,7 @@ class Gallery:
         config: Thresholds and sizes.
 
     Raises:
-        InputError: The file is no gallery, or belongs to another encoder.
+        InputError: The file is no gallery, is damaged, or belongs to another encoder.
     """
 
     def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int, config: GalleryConfig) -> None:
@@ -83,7 +83,11 @@ class Gallery:
         if path != IN_MEMORY:
             self._store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
             self._keeper = Keeper(self._store)
-            self._load(self._store)
+            try:
+                self._load(self._store)
+            except BaseException:
+                self._store.close()
+                raise
             self._keeper.start()
 
     def _load(self, store: Store) -> None:
@@ -103,10 +107,16 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._identities)
 
+    def leave(self) -> None:
+        """Begin to close, once nothing changes any more: write what is not written yet, and do not wait for it."""
+        if self._keeper is not None:
+            self._keeper.leave(WRITE_SECONDS)
+
     def close(self) -> None:
         """Write what is not written yet and close the file; a second call does nothing."""
         if self._keeper is not None and self._store is not None:
-            self._keeper.close(WRITE_SECONDS)
+            self._keeper.leave(WRITE_SECONDS)
+            self._keeper.close()
             if not self._keeper.is_alive():  # one that hangs still holds the file
                 self._store.close()
         self._keeper = self._store = None

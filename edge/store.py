@@ -145,13 +145,25 @@ class Store:
             raise self._unusable(error) from error
         except sqlite3.DatabaseError as error:
             db.close()
-            raise InputError(
-                f"{self.path} is not a usable gallery ({error}). Give another path in storage.gallery."
-            ) from error
+            raise self._damaged(error) from error
         except BaseException:
             db.close()
             raise
         return db
+
+    def _damaged(self, error: Exception) -> InputError:
+        return InputError(f"{self.path} is not a usable gallery ({error}). Give another path in storage.gallery.")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell of pages that are damaged: opening a file does not look at them."""
+        try:
+            with self._using:
+                yield
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the last two: of an embedding's bytes
+            raise self._damaged(error) from error
 
     def _unusable(self, error: sqlite3.Error) -> ReidgeError:
         return ReidgeError(
@@ -198,27 +210,39 @@ class Store:
             self._lock_file.close()
 
     def exemplars(self) -> list[Exemplar]:
-        """Read all exemplars, oldest first."""
-        with self._using:
+        """Read all exemplars, oldest first.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        with self._reading():
             rows = self._db.execute("SELECT exemplar_id, global_id, captured_at, embedding FROM exemplars ORDER BY 1")
             return [
                 Exemplar(
                     exemplar_id=row[0],
                     global_id=row[1],
                     captured_at=row[2],
-                    embedding_D=np.frombuffer(row[3], dtype="<f4").astype(np.float32),
+                    embedding_D=np.frombuffer(row[3], dtype="<f4").astype(np.float32).reshape(self.embedding_dim),
                 )
                 for row in rows
             ]
 
     def identities(self) -> dict[int, float]:
-        """Read all global_ids, ascending, and when each was created."""
-        with self._using:
+        """Read all global_ids, ascending, and when each was created.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        with self._reading():
             return dict(self._db.execute("SELECT global_id, created_at FROM identities ORDER BY 1"))
 
     def last_numbers(self) -> tuple[int, int]:
-        """The largest global_id and exemplar_id ever given."""
-        with self._using:
+        """The largest global_id and exemplar_id ever given.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        with self._reading():
             found = dict(self._db.execute("SELECT name, seq FROM sqlite_sequence"))
             return found.get("identities", 0), found.get("exemplars", 0)
 

@@ -145,6 +145,32 @@ def test_a_file_that_is_no_gallery_is_refused_and_left_alone(tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["UPDATE exemplars SET embedding = x'00'", "UPDATE exemplars SET embedding = 'ä'"])
+def test_an_embedding_of_another_length_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        gallery.enrol(unit(0), captured_at=0.0)
+    with sqlite3.connect(path) as db:
+        db.execute(damage)
+    db.close()
+    with pytest.raises(InputError, match="not a usable gallery"):
+        open_gallery(path)
+
+
+def test_a_damaged_page_is_refused_in_one_line_and_the_file_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path) as gallery:
+        for number in range(400):
+            gallery.enrol(unit(number), captured_at=0.0)
+    half = path.stat().st_size // 2
+    with path.open("r+b") as file:
+        file.seek(half)
+        file.write(b"\xff" * half)
+    for _ in range(2):  # the second time also shows that nothing holds it
+        with pytest.raises(InputError, match=r"gallery\.sqlite is not a usable gallery"):
+            open_gallery(path)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ReidgeError, match=r"file/gallery.sqlite cannot be opened"):
