@@ -160,7 +160,7 @@ class Service:
             return
         self._manager.reloading()
         try:
-            wanted = self._reread()
+            wanted = _read(self._reread)
             changes = self._cameras.apply(wanted.cameras)
         except (ReidgeError, OSError) as error:
             log.error("reload refused, the settings from before stay: %s", " ".join(str(error).split()))
@@ -330,6 +330,20 @@ def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
         embedding_dim=bundle.manifest.embedding_dim,
         config=config,
     )
+
+
+def _read(reread: Callable[[], Site]) -> Site:
+    """Read the site file again; whatever it may hold is no reason to end what works.
+
+    Raises:
+        ReidgeError: It cannot be read, for reasons that nobody thought of too.
+    """
+    try:
+        return reread()
+    except ReidgeError:
+        raise
+    except Exception as error:
+        raise ReidgeError(f"the site file cannot be read ({type(error).__name__}: {error}). Correct it.") from error
 
 
 def _named(changes: CameraChanges) -> list[tuple[str, tuple[str, ...]]]:

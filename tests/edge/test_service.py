@@ -44,6 +44,7 @@ def test_a_wrong_site_file_is_refused_and_a_right_one_adds_and_removes_cameras_w
         "cameras: [",
         json.dumps(first | {"cameras": []}),
         json.dumps(first | {"cameras": [first["cameras"][0] | {"source": "gone.mp4"}]}),
+        "bundle: &itself {more: *itself}",
     ]
     with Running(tmp_path / "site", first) as running:
         running.wait_for(lambda: running.events("sighting.started"), "person")
