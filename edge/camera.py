@@ -109,6 +109,8 @@ class Camera(threading.Thread, ABC):
         """Frames per second at most, below the configuration's; None leaves it at that."""
         self.decoded_at: float | None = None
         """Seconds of `time.monotonic()` of the newest decoded picture."""
+        self.added_at = time.monotonic()
+        """When it, or the first of those before it, was added to the site."""
         self.beat_at = time.monotonic()
         """When the thread last showed that it lives."""
         self.up: bool | None = None
@@ -127,6 +129,7 @@ class Camera(threading.Thread, ABC):
     def succeed(self, other: Camera) -> None:
         """Go on from a thread that is given up, before this one starts."""
         self.rate, self.decoded_at, self.tally = other.rate, other.decoded_at, other.counts
+        self.added_at = other.added_at
         self.up = False
 
     def stop(self) -> None:

@@ -48,7 +48,7 @@ COUNTERS = {
 GAUGES = {
     "camera_rate": "Frames per second that a camera may offer at present.",
     "camera_up": "Whether a camera gives frames.",
-    "frame_age_seconds": "Seconds since the newest frame of a camera was decoded.",
+    "frame_age_seconds": "Seconds since the newest frame of a camera was decoded; before the first, since the start.",
     "gallery_pending": "Changes of the gallery that wait to be written.",
     "identities": "Different identities seen in this run.",
     "loop_age_seconds": "Seconds since the loop last came round.",

@@ -83,9 +83,8 @@ def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Wa
         metrics.gauge("loop_age_seconds", watchdog.silent_seconds)
         metrics.gauge("gallery_pending", gallery.pending)
         metrics.total("gallery_failures", gallery.failures)
-        for camid, age in cameras.ages().items():
-            if age is not None:
-                metrics.gauge("frame_age_seconds", age, camid)
+        for camid, silence in cameras.silences().items():
+            metrics.gauge("frame_age_seconds", silence, camid)
         for camid, counts in cameras.counts().items():
             metrics.total("frames_decoded", counts.decoded, camid)
             metrics.total("frames_offered", counts.offered, camid)

@@ -129,6 +129,14 @@ class Cameras:
 
         New limits of rate, regions and masks are taken over in place. A camera that is removed, or that has to
         connect again, is told to be down first.
+    def silences(self) -> dict[str, float]:
+        """Seconds without a frame: as `ages`, or since the camera was added where there was none yet."""
+        now = time.monotonic()
+        return {
+            camera.config.name: now - (camera.added_at if camera.decoded_at is None else camera.decoded_at)
+            for camera in self.cameras
+        }
+
 
         Raises:
             InputError: The new cameras cannot run together, or recordings at full speed are among the old or the new

@@ -134,6 +134,7 @@ def test_a_camera_that_was_lost_is_back_within_five_seconds_of_answering(server:
     # It stalls; then it refuses, then it takes connections and never answers, longer than the first pauses.
     with RtspProxy(server.port) as proxy, watch(camera(server, port=proxy.port)) as loop:
         assert loop.cameras.ages() == {"h264": None}
+        assert 0 <= loop.cameras.silences()["h264"] < 5  # counts from the start
         loop.more(3)
         proxy.stall()
         loop.wait(lambda: (loop.cameras.ages()["h264"] or 0) > 0.8, "ageing")
@@ -146,6 +147,7 @@ def test_a_camera_that_was_lost_is_back_within_five_seconds_of_answering(server:
         assert loop.wait(lambda: loop.ups[-1], "return") < 5
         loop.more(1)
         assert (loop.cameras.ages()["h264"] or 9) < 1
+        assert loop.cameras.silences()["h264"] < 1
         counts = loop.cameras.counts()["h264"]
     assert loop.ups == [True, False, True]
     assert loop.states[1].reason == f"rtsp://127.0.0.1:{proxy.port}/h264: nothing came for 1 s"
