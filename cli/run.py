@@ -13,7 +13,7 @@ from reidge.cli.output import add_json_argument, add_log_argument, emit
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
-    from reidge.edge.site import Site
+    from reidge.edge.orders import Orders
 
 
 class PrintSchema(argparse.Action):
@@ -51,37 +51,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the work and return the exit status."""
     from reidge.edge.orders import orders_by_signal
+
+    if args.seconds is not None and not args.seconds > 0:
+        raise InputError(f"--seconds is {args.seconds:g}. Give more than 0.")
+    if args.check:
+        return check(args)
+    with orders_by_signal() as orders:  # before the heavy imports: an order that comes meanwhile is obeyed after them
+        return run_until(args, orders)
+
+
+def run_until(args: argparse.Namespace, orders: Orders) -> int:
+    """Run the site until its cameras end or it is told to stop, and return the exit status."""
     from reidge.edge.figures import readable
     from reidge.edge.service import run_site
     from reidge.edge.site import load_site
 
-    if args.seconds is not None and not args.seconds > 0:
-        raise InputError(f"--seconds is {args.seconds:g}. Give more than 0.")
     site = load_site(args.site, args.set)
-    if args.check:
-        return check(args, site)
     if args.json and site.outputs.events == "-":
         raise InputError("events and --json would both go to stdout. Set outputs.events to a file.")
     recordings = not any(camera.live for camera in site.cameras)
-    with orders_by_signal() as orders:
-        summary = run_site(
-            site,
-            seconds=args.seconds,
-            orders=orders,
-            reread=lambda: load_site(args.site, args.set),
-            progress=recordings or sys.stderr.isatty(),  # a service has its log, which is no place for a counter
-        )
+    if orders.stop.is_set():
+        return 0
+    summary = run_site(
+        site,
+        seconds=args.seconds,
+        orders=orders,
+        reread=lambda: load_site(args.site, args.set),
+        progress=recordings or sys.stderr.isatty(),  # a service has its log, which is no place for a counter
+    )
     if site.outputs.events != "-":
         emit(args, asdict(summary) if args.json else readable(summary))
     return 1 if summary.events_lost else 0
 
 
-def check(args: argparse.Namespace, site: Site) -> int:
+def check(args: argparse.Namespace) -> int:
     """Try everything and return the exit status that a run would begin with; a camera that is away is no failure."""
     from reidge.edge.check import check_site
+    from reidge.edge.site import load_site
 
     status, figures = 0, []
-    for finding in check_site(site):
+    for finding in check_site(load_site(args.site, args.set)):
         status = max(status, finding.exit_status)
         figures.append(asdict(finding))
         if not args.json:

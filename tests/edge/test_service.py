@@ -98,6 +98,34 @@ def test_systemd_and_whoever_asks_hear_that_the_site_runs(
             assert running.process.wait(10.0) == 0
 
 
+# What comes while heavy libraries are loaded, which takes a second or more.
+EARLY = """
+import os, sys
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "reidge.edge.service":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(os.environ["EARLY"]))
+sys.meta_path.insert(0, Early())
+from reidge.cli.main import main
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_comes_while_the_process_starts_is_obeyed(
+    number: signal.Signals, tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "early.py"
+    script.write_text(EARLY)
+    monkeypatch.setattr("tests.servers.running.COMMAND", (sys.executable, str(script)))
+    with Running(tmp_path / "site", site(tiny_bundle, walks), {"EARLY": str(int(number))}) as running:
+        if number == signal.SIGHUP:
+            running.wait_for(lambda: "settings were read again: no camera changed" in said(running), "reload")
+            running.stop()
+        assert running.process.wait(30.0) == 0
+
+
 # A detector that needs a tenth of a second for each frame, on any machine.
 SLOW = """
 import sys, time
