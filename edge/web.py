@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hmac
+import io
 import ipaddress
 import json
 import logging
 import socket
 import threading
+import time
+from contextlib import closing
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +35,7 @@ MAX_REQUESTS = 8
 READING_SECONDS = 1.0
 """How long a request for metrics waits for the one before it."""
 REQUEST_SECONDS = 5.0
-"""How long a client may take to say what it wants."""
+"""How long a client may take to say what it wants, and again to take the answer."""
 ASK_SECONDS = 2.0
 """How long whoever listens at our address is waited for, to learn whether it is a reidge."""
 
@@ -52,6 +56,9 @@ class WebConfig(BaseModel, frozen=True, extra="forbid"):
     def _guarded(self) -> WebConfig:
         if self.token is None and not _is_loopback(self.host):
             raise ValueError(f"{self.host} is reached by other machines. Set web.token, or listen on 127.0.0.1")
+        token = "" if self.token is None else self.token.get_secret_value()
+        if not (token.isascii() and token.isprintable() and token == token.strip()):
+            raise ValueError("a header cannot carry this web.token. Take ASCII letters and digits")
         return self
 
 
@@ -187,10 +194,31 @@ class _Server(ThreadingHTTPServer):
         log.debug("a request failed", exc_info=True)  # a client that went away, as a rule
 
 
+class _Head(io.RawIOBase):
+    """What a client says, for so many seconds in all: a byte now and then does not keep it connected."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no whole request in time")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version, sys_version = "reidge", ""
-    timeout = REQUEST_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Head(self.connection, REQUEST_SECONDS))
 
     def do_GET(self) -> None:
         page = self.server.pages.get(self.path.partition("?")[0])
@@ -228,6 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 500, b"This failed; the log says why.\n", "text/plain"
 
     def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.connection.settimeout(REQUEST_SECONDS)  # anew: for the answer as a whole
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

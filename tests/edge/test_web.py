@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from http.client import HTTPConnection
@@ -145,6 +146,13 @@ def test_a_token_is_not_shown() -> None:
     assert TOKEN not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
 
 
+@pytest.mark.parametrize("token", ["correct horse bättery", "correct horse battery\n", " correct horse battery"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    with pytest.raises(InputError, match=r"a header cannot carry this web\.token") as caught:
+        validate(WebConfig, {"token": token}, where="site.yaml")
+    assert "horse" not in str(caught.value)
+
+
 def test_a_port_that_is_taken_is_one_line(metrics: Metrics) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         config = WebConfig(port=other.getsockname()[1])
@@ -155,6 +163,7 @@ def test_a_port_that_is_taken_is_one_line(metrics: Metrics) -> None:
             Web(config, metrics, health=lambda: (), ready=lambda: ()),
         ):
             pass
+    assert caught.value.exit_status == 1  # whoever has it may let it go: a service manager is to try again
 
 
 def test_clients_that_say_nothing_neither_pile_up_nor_hold_up_the_end(metrics: Metrics) -> None:
@@ -163,10 +172,28 @@ def test_clients_that_say_nothing_neither_pile_up_nor_hold_up_the_end(metrics: M
         host, port = web.address.removeprefix("http://").split(":")
         silent += [socket.create_connection((host, int(port)), timeout=10) for _ in range(MAX_REQUESTS)]
         with socket.create_connection((host, int(port)), timeout=10) as one_more:
-    assert caught.value.exit_status == 1  # whoever has it may let it go: a service manager is to try again
             assert one_more.recv(1) == b""  # turned away at once
     for connection in silent:
         connection.close()
+
+
+def test_a_client_that_says_a_little_now_and_then_is_cut_off(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "REQUEST_SECONDS", 0.5)
+    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
+        host, port = web.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=0.1) as client:
+            client.sendall(b"GET /health HTTP/1.0\r\n")
+            until, ended = time.monotonic() + 10, False
+            while not ended and time.monotonic() < until:
+                try:
+                    client.sendall(b"X")  # always sooner than the pause that one read may last
+                    ended = client.recv(1) == b""
+                except TimeoutError:
+                    pass
+                except ConnectionError:
+                    ended = True
+        assert ended
+        assert get(f"{web.address}/health")[0] == 200
 
 
 def test_a_page_that_fails_is_an_answer_too(metrics: Metrics) -> None:
