@@ -24,7 +24,7 @@ COUNTERS = {
     "frames_corrupt": "Packets or frames that could not be decoded.",
     "frames_decoded": "Frames decoded.",
     "frames_dropped": "Frames offered to the loop and never handled, because a newer one had come.",
-    "frames_failed": "Frames on which the detector failed.",
+    "frames_failed": "Frames on which the detector or the tracker failed.",
     "frames_handled": "Frames detected and tracked.",
     "frames_offered": "Frames offered to the loop.",
     "gallery_failures": "Writes to the gallery that failed and were tried again.",

@@ -25,9 +25,10 @@ class Frame:
     captured_at: float
     """Seconds since the epoch, UTC; `clock` says what they follow. Never runs backwards while a camera is up."""
     decoded_at: float
-    """Seconds of `time.monotonic()` when the image was ready; latency is measured from here."""
+    """Seconds of `time.monotonic()` when the image was ready; masks were painted by then."""
     image: NDArray[np.uint8]
     """`(H, W, 3)`, BGR, with the camera's masks painted over."""
     arrived_at: float = 0.0
-    """Seconds of `time.monotonic()` when its last packet was read; decoding took `decoded_at - arrived_at`."""
+    """Seconds of `time.monotonic()` when its last packet was read. Latency counts from here; decoding took
+    `decoded_at - arrived_at`."""
     clock: Clock = "file"
