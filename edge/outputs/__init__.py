@@ -39,7 +39,11 @@ class OutputConfig(BaseModel, frozen=True, extra="forbid"):
     mqtt: MqttConfig | None = None
     """The broker that events are sent to; null sends none."""
     tracks: Path | None = None
-    """Folder for the boxes of every frame (one CSV file a camera) and `identities.csv`."""
+    """Folder for the boxes of every frame (one CSV file a camera) and `identities.csv`, to score a run by.
+
+    For recordings: the loop writes them itself and waits for the disk, the files grow without end, and so does memory,
+    by every track.
+    """
 
     def inside(self, folder: Path) -> OutputConfig:
         """Make relative paths start at `folder`."""
