@@ -40,6 +40,7 @@ class Keeper(threading.Thread):
         self._writing = Changes()
         self._changed = threading.Condition()
         self._closing = self._last_attempt = False
+        self._leave_by = 0.0
         self._said_at: float | None = None
 
     @property
@@ -59,12 +60,17 @@ class Keeper(threading.Thread):
         with self._changed:
             return self._changed.wait_for(lambda: self._done() or self.trouble is not None, seconds) and self._done()
 
-    def close(self, seconds: float) -> None:
-        """Try once more to write what waits, and end; a disk that hangs is left alone after `seconds`."""
+    def leave(self, seconds: float) -> None:
+        """Ask the thread to try once more to write what waits, and to end within `seconds`; does not wait for that."""
         with self._changed:
+            if not self._closing:
+                self._leave_by = time.monotonic() + seconds
             self._closing = True
             self._changed.notify_all()
-        self.join(seconds)
+
+    def close(self) -> None:
+        """After `leave`: wait for the thread until its time is over; a disk that hangs is left alone then."""
+        self.join(max(0.0, self._leave_by - time.monotonic()))
         if self.pending:
             log.error("%d rows of the gallery could not be written: %s", self.pending, self.trouble or "the disk hangs")
 

@@ -87,10 +87,13 @@ class Service:
         self._tell_status(time.monotonic())
 
     def end(self) -> None:
-        """End all tracks and tell what the cameras said last."""
+        """End all tracks, tell what the cameras said last, and ask everything that takes time to end, to end."""
         self._manager.stopping()
         self._hear()
         self._pipeline.finish()
+        # Cameras and disk have their time side by side with the outputs, and not one after the other.
+        self._cameras.leave()
+        self._pipeline.book.gallery.leave()
 
     def ailing(self) -> list[str]:
         """What has not worked for a while."""

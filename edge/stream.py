@@ -32,7 +32,7 @@ LOOKAHEAD = 1
 SAME_MOMENT = 0.04
 """Frames of different cameras less than this many seconds apart are handled together."""
 PATIENCE = 1.0
-"""Seconds that all threads together get to end."""
+"""Seconds that all threads together get to end, from when they are asked to."""
 LOOK_AROUND = 0.5
 """Seconds after which the loop gets an empty moment when there is nothing new."""
 HANGS = 30.0
@@ -68,6 +68,9 @@ class Cameras:
         self._hung: list[Camera] = []
         self._looked_at = time.monotonic()
         self._running = False
+        self._leave_by: float | None = None
+        self.waited = 0.0
+        """Seconds in which `moments` had nothing to give."""
         self._common_start = common_start(configs)
         # Always a new dict: others look at it while cameras change.
         self._cameras = {config.name: self._build(config) for config in configs}
@@ -91,12 +94,18 @@ class Cameras:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for camera in self.cameras:
-            camera.stop()
-        deadline = time.monotonic() + PATIENCE
+        deadline = self.leave()
         for camera in self.cameras:
             # One that hangs in its timeout is a daemon and ends with the process.
             camera.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def leave(self) -> float:
+        """Ask all threads to end, and do not wait yet; returns until when (`time.monotonic()`) they have time."""
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + PATIENCE
+            for camera in self.cameras:
+                camera.stop()
+        return self._leave_by
 
     @property
     def dropped(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -381,10 +382,12 @@ def test_a_process_that_is_killed_in_the_middle_goes_on_where_it_was(lone: Lone)
 def test_a_run_ends_in_time_while_camera_and_broker_are_silent(lone: Lone) -> None:
     lone.running.start()
     lone.running.wait_for(lambda: lone.running.events("sighting.updated"), "person")
-    lone.broker.stop()
+    lone.broker.signal(signal.SIGSTOP)
     lone.server.stall()
     assert lone.running.stop() < RECOVERY
     assert len(lone.running.events("sighting.ended")) == 1
+    assert lone.running.summary()["sightings"] >= 1  # which a process that has to be ended by its watchdog never tells
+    lone.broker.signal(signal.SIGCONT)
     lone.server.go_on()
 
 
