@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from reidge.edge.errors import ReidgeError
+from reidge.edge.errors import ReidgeError, reason_of
 from reidge.edge.log import PLAIN, logging_to, redact_tracebacks
 from reidge.edge.redact import redact_text
 
@@ -78,7 +78,7 @@ def explain(error: BaseException) -> str:
     elif isinstance(error, ModuleNotFoundError):
         text = f"the Python package {error.name} is missing. See what to install with: reidge doctor"
     else:
-        text = " ".join(str(error).split())
+        text = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())
     return redact_text(text)
 
 

@@ -129,7 +129,7 @@ def _tried(part: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(part=part, state="ok", text=look())
     except (ReidgeError, OSError, ModuleNotFoundError) as error:
-        text = redact_text(" ".join(str(error).split()))
+        text = redact_text(reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split()))
         return Finding(part=part, state="wrong", text=text, exit_status=getattr(error, "exit_status", 1))
 
 

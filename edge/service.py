@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
-from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.errors import InputError, ReidgeError, reason_of
 from reidge.edge.figures import RunSummary, publish, summarise
 from reidge.edge.footage import count_frames
 from reidge.edge.gallery import Gallery, GalleryConfig
@@ -166,7 +166,7 @@ class Service:
             wanted = _read(self._reread)
             changes = self._cameras.apply(wanted.cameras)
         except (ReidgeError, OSError) as error:
-            log.error("reload refused, the settings from before stay: %s", " ".join(str(error).split()))
+            log.error("reload refused, the settings from before stay: %s", reason_of(error))
         else:
             self._take_over(wanted, changes)
         self._manager.ready()

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from reidge.cli.main import STAGES, build_parser, main
+from reidge.cli.main import STAGES, build_parser, explain, main
 from reidge.edge.errors import InputError, ReidgeError
 
 
@@ -43,6 +43,18 @@ def test_version_is_the_installed_one() -> None:
 def test_the_overview_has_a_line_for_each_stage() -> None:
     overview = run_reidge("--help").stdout
     assert all(stage in overview for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("the stream ended"), "the stream ended"),
+        (InputError("give\nanother"), "give another"),
+    ],
+)
+def test_failures_are_told_without_names_and_numbers_of_the_system(error: Exception, told: str) -> None:
+    assert explain(error) == told
 
 
 @pytest.mark.parametrize("stage", STAGES)
