@@ -20,8 +20,9 @@ from reidge.edge.gallery import IN_MEMORY
 from reidge.edge.outputs.broker import BrokerRefusal, Connection, tls_context
 from reidge.edge.redact import redact, redact_text
 from reidge.edge.service import open_gallery
-from reidge.edge.sources import open_source
+from reidge.edge.sources import check_source, open_source
 from reidge.edge.store import GalleryInUse
+from reidge.edge.stream import check_paces
 from reidge.edge.web import check_web
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def check_site(site: Site) -> Iterator[Finding]:
     web = site.web
     if web is not None:
         yield _tried("web", lambda: check_web(web))
+    try:
+        check_paces(site.cameras)
+    except ReidgeError as error:
+        yield _tried("cameras", _raising(error))
     for attempt in cameras:
         yield attempt.finding()
 
@@ -90,8 +95,9 @@ def _check_detector(site: Site) -> str:
 
 
 def _check_outputs(site: Site) -> str:
-    paths = [path for path in (site.outputs.events, site.outputs.tracks) if path not in (None, "-")]
-    return "; ".join(_writable(path) for path in paths if path is not None) or "stdout"
+    events, tracks = site.outputs.events, site.outputs.tracks
+    found = [] if events is None or events == "-" else [_writable(events)]
+    return "; ".join(found if tracks is None else [*found, _writable(tracks, folder=True)]) or "stdout"
 
 
 def _try_broker(config: MqttConfig) -> Finding:
@@ -100,7 +106,8 @@ def _try_broker(config: MqttConfig) -> Finding:
     try:
         tls = None if config.tls is None else tls_context(config.tls)
         with Connection(config, client_id=f"{config.name}-check", tls=tls):
-            return Finding(part=part, state="ok", text=f"{config.address} lets us in; {_writable(config.spool)}")
+            text = f"{config.address} lets us in; {_writable(config.spool, folder=True)}"
+            return Finding(part=part, state="ok", text=text)
     except (ReidgeError, ModuleNotFoundError, BrokerRefusal) as error:
         return _tried(part, _raising(error))
     except Exception as error:  # of many kinds, from the network, TLS and paho
@@ -108,7 +115,7 @@ def _try_broker(config: MqttConfig) -> Finding:
         return Finding(part=part, state="away", text=f"{text}; events wait in the spool")
 
 
-def _writable(path: Path | str) -> str:
+def _writable(path: Path | str, *, folder: bool = False) -> str:
     """Tell that a file or folder can be written, or made; nothing is made."""
     if str(path) == IN_MEMORY:
         return "identities are forgotten at the end"
@@ -116,6 +123,10 @@ def _writable(path: Path | str) -> str:
     while not place.exists():
         place = place.parent
     try:
+        if not place.is_dir() and (folder or place != Path(path)):
+            raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed")
+        if place.is_dir() and not folder and place == Path(path):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, where a file is needed")
         if not place.is_dir() and not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, "no permission to write it")
         with tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent) as file:
@@ -159,6 +170,7 @@ class _Attempt(threading.Thread):
         return self._finding or self._away("no picture came in time")
 
     def _look(self) -> str:
+        check_source(self._config)
         with open_source(self._config) as source:
             for picture in source.pictures():
                 if picture is not None:

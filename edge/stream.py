@@ -129,6 +129,14 @@ class Cameras:
         times = {camera.config.name: camera.decoded_at for camera in self.cameras}
         return {name: None if at is None else now - at for name, at in times.items()}
 
+    def silences(self) -> dict[str, float]:
+        """Seconds without a frame: as `ages`, or since the camera was added where there was none yet."""
+        now = time.monotonic()
+        return {
+            camera.config.name: now - (camera.added_at if camera.decoded_at is None else camera.decoded_at)
+            for camera in self.cameras
+        }
+
     def set_rate(self, camid: str, fps: float | None) -> None:
         """Hand on so many frames per second of a camera in real time at most; None leaves it to its settings."""
         self._cameras[camid].rate = fps
@@ -138,14 +146,6 @@ class Cameras:
 
         New limits of rate, regions and masks are taken over in place. A camera that is removed, or that has to
         connect again, is told to be down first.
-    def silences(self) -> dict[str, float]:
-        """Seconds without a frame: as `ages`, or since the camera was added where there was none yet."""
-        now = time.monotonic()
-        return {
-            camera.config.name: now - (camera.added_at if camera.decoded_at is None else camera.decoded_at)
-            for camera in self.cameras
-        }
-
 
         Raises:
             InputError: The new cameras cannot run together, or recordings at full speed are among the old or the new
@@ -285,6 +285,15 @@ def check_cameras(configs: Sequence[CameraConfig]) -> bool:
             raise InputError(f"camera {config.name}: {error}") from error
         if config.live:
             check_source(config)
+    return check_paces(configs)
+
+
+def check_paces(configs: Sequence[CameraConfig]) -> bool:
+    """Check that recordings read at full speed have only their like beside them; tells whether there are any.
+
+    Raises:
+        InputError: Paces are mixed.
+    """
     full = [config for config in configs if not config.live and config.pace == "full"]
     if full and len(full) < len(configs):
         raise InputError(

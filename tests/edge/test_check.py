@@ -93,6 +93,40 @@ def test_every_part_that_is_wrong_is_named_at_once(
     assert "gone.mp4 does not exist" in found["camera hall"][1]
 
 
+def test_a_recording_at_full_speed_beside_one_in_real_time_is_named(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cameras = [{"name": pace, "source": str(still), "pace": pace} for pace in ("full", "realtime")]
+    state, text = findings(write_site(tmp_path, tiny_bundle, still, cameras=cameras), capsys, 2)["cameras"]
+    assert (state, "Set its pace to realtime" in text) == ("wrong", True)
+
+
+def test_hardware_that_is_absent_is_named_though_the_camera_is_away(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reidge.edge.sources.hardware.working_device", lambda: None)
+    cameras = [{"name": "hall", "source": "rtsp://127.0.0.1:9/a", "timeout": 0.3, "decode": "hardware"}]
+    state, text = findings(write_site(tmp_path, tiny_bundle, still, cameras=cameras), capsys, 2)["camera hall"]
+    assert (state, "decode: hardware is not to be had here" in text) == ("wrong", True)
+
+
+def test_a_file_and_a_folder_in_each_others_place_are_named(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    wrong: tuple[dict[str, dict[str, str]], ...] = (
+        {"outputs": {"events": "folder"}},
+        {"outputs": {"events": "file/events.jsonl"}},
+        {"outputs": {"events": "events.jsonl", "tracks": "file"}},
+    )
+    for settings in wrong:
+        state, text = findings(write_site(tmp_path, tiny_bundle, still, **settings), capsys, 1)["outputs"]
+        assert (state, "cannot be written" in text) == ("wrong", True)
+    site = write_site(tmp_path, tiny_bundle, still, storage={"gallery": "folder"})
+    assert findings(site, capsys, 1)["storage"][0] == "wrong"
+
+
 def test_a_gallery_is_looked_at_also_while_a_reidge_runs_on_it(
     tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
