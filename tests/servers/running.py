@@ -137,14 +137,17 @@ class Running:
             connection.close()
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Samples of its endpoint by name and camera (`""` for those of the run), read by Prometheus' own parser."""
+        """Samples of its endpoint by name and labels, read by Prometheus' own parser.
+
+        The key is `""` for those of the run, `cam1` for those of a camera, `cam1,1.0,event` for a bucket.
+        """
         from prometheus_client.parser import text_string_to_metric_families
 
         _, text = self.ask("/metrics")
         found: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                key = ",".join(value for name, value in sorted(sample.labels.items()) if name != "le")
+                key = ",".join(value for _, value in sorted(sample.labels.items()))
                 found[sample.name][key] = sample.value
         return dict(found)
 
@@ -165,12 +168,17 @@ class Running:
 
 
 class Ages(threading.Thread):
-    """Asks a running site several times a second how old each camera's newest frame is; use it in a `with`."""
+    """Asks a running site several times a second how old each camera's newest frame is; use it in a `with`.
+
+    That is the word of the camera's reader. Whether anybody looks at the frames, `loop` says.
+    """
 
     def __init__(self, running: Running, *, every: float = 0.2) -> None:
         super().__init__(name="ages", daemon=True)
         self.samples: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         """`time.monotonic()` and age in seconds, by camera."""
+        self.loop: list[tuple[float, float]] = []
+        """The same of the loop: seconds since it last came round."""
         self._running = running
         self._every = every
         self._ended = threading.Event()
@@ -188,17 +196,28 @@ class Ages(threading.Thread):
     def run(self) -> None:
         """Sample until the `with` ends."""
         while not self._ended.wait(self._every):
-            for camid, age in self._running.metrics().get(AGE, {}).items():
+            metrics = self._running.metrics()
+            for camid, age in metrics.get(AGE, {}).items():
                 self.samples[camid].append((time.monotonic(), age))
+            self.loop += [(time.monotonic(), age) for age in metrics.get(LOOP_AGE, {}).values()]
 
     def p95(self, camid: str, since: float = 0.0) -> float:
         """The age that 95 % of the samples since a moment (`time.monotonic()`) stay below."""
-        ages = [age for at, age in tuple(self.samples[camid]) if at >= since]
-        assert ages, f"nobody said how old the newest frame of {camid} is"
-        return float(np.quantile(ages, 0.95))
+        return _p95(self.samples[camid], since)
+
+    def loop_p95(self, since: float = 0.0) -> float:
+        """The same of the loop."""
+        return _p95(self.loop, since)
+
+
+def _p95(samples: list[tuple[float, float]], since: float) -> float:
+    ages = [age for at, age in tuple(samples) if at >= since]
+    assert ages, "nobody said how old the newest frame is"
+    return float(np.quantile(ages, 0.95))
 
 
 AGE = "reidge_frame_age_seconds"
+LOOP_AGE = "reidge_loop_age_seconds"
 
 
 def free_port() -> int:
