@@ -54,7 +54,8 @@ def test_an_event_can_be_read_as_soon_as_it_is_flushed(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_may_read_a_file_of_events_unless_it_was_there_before(tmp_path: Path) -> None:
-    (tmp_path / "shared.jsonl").touch(mode=0o644)
+    (tmp_path / "shared.jsonl").touch()
+    (tmp_path / "shared.jsonl").chmod(0o644)
     for name, mode in (("new/events.jsonl", 0o600), ("shared.jsonl", 0o644)):
         with Outputs(to_file(tmp_path / name)) as outputs:
             outputs.write(sighting())
@@ -144,8 +145,8 @@ def test_a_password_in_a_reason_does_not_come_out(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_delays_events_and_loses_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, metrics = tmp_path / "events.jsonl", Metrics()
     caplog.set_level("INFO", "reidge")
+    path, metrics = tmp_path / "events.jsonl", Metrics()
     with Outputs(to_file(path), metrics=metrics) as outputs:
         with largest_file(1000):  # in the middle of a line
             for number in range(20):
