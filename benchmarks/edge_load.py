@@ -3,7 +3,7 @@
 4, 8 and 16 cameras of 1280x720 at 10 frames a second, encoded before and served by another process; YOLOX-nano and
 OSNet x0.25 in INT8. What is asked: the share of the frames that were handled, and how evenly over the cameras; the
 seconds from a frame's capture to the moment its event can be read in the file; processor, memory and threads; the
-share of the loop that is neither detecting nor embedding; how soon the first event is there.
+share of the loop outside the calls of detector and encoder; how soon the first event is there.
 
     python benchmarks/edge_load.py                     # 3 x 60 s, on an otherwise idle machine
     python benchmarks/edge_load.py --cameras 4 --seconds 20 --result /tmp/load.json

@@ -34,7 +34,11 @@ class RunSummary:
     stage_seconds: dict[str, float]
     """Wall time of the loop by stage."""
     overhead: float | None
-    """Share of the loop's working time outside detecting and embedding."""
+    """Share of the loop's time, that in which it waited for frames left out, outside the calls of detector and encoder.
+
+    Choosing, cutting and resizing crops is overhead; what a detector does around its network to make pictures ready is
+    not.
+    """
     embeddings: int
     sightings: int
     undecided: int
@@ -58,7 +62,7 @@ def readable(summary: RunSummary) -> dict[str, str]:
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_seconds.items())
     half, most = summary.latency_ms_p50, summary.latency_ms_p95
     delay = "no frame caused one" if half is None or most is None else f"{half:.0f} ms as a rule, 95 % in {most:.0f} ms"
-    share = "" if summary.overhead is None else f"; {summary.overhead:.0%} of it outside detecting and embedding"
+    share = "" if summary.overhead is None else f"; {summary.overhead:.0%} of the work outside detector and encoder"
     lines = {
         "frames": f"{summary.frames} handled ({of_camera}), {summary.dropped} left out",
         "speed": f"{summary.frames_per_second:.1f} frames a second over {summary.seconds:.1f} s",
@@ -100,8 +104,7 @@ def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Wa
 def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummary:
     """Figures of the run that has just ended after `seconds`; which events are lost is known after the outputs' end."""
     detector = pipeline.detector if isinstance(pipeline.detector, BundleDetector) else None
-    frames, busy = sum(pipeline.frames.values()), pipeline.busy
-    inference = pipeline.spent["detect"] + pipeline.spent["embed"]
+    frames, worked = sum(pipeline.frames.values()), seconds - cameras.waited
     return RunSummary(
         cameras=len(cameras.cameras),
         frames=frames,
@@ -112,7 +115,7 @@ def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummar
         latency_ms_p50=pipeline.latency.quantile(0.5),
         latency_ms_p95=pipeline.latency.quantile(0.95),
         stage_seconds=dict(pipeline.spent),
-        overhead=1 - inference / busy if busy else None,
+        overhead=1 - pipeline.inferred / worked if frames else None,
         embeddings=pipeline.embeddings,
         sightings=pipeline.reporter.sightings,
         undecided=pipeline.reporter.undecided,

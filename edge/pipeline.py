@@ -89,6 +89,8 @@ class Pipeline:
         self.embeddings = 0
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of the loop by stage."""
+        self.inferred = 0.0
+        """Seconds of the loop in calls of the detector and the encoder."""
         self.encoder = encoder
         self.detector, self._tracks, self._metrics, self._beat = detector, tracks, metrics, beat
         self._views = {camera.name: View(camera, site.tracking) for camera in site.cameras}
@@ -189,12 +191,23 @@ class Pipeline:
         for frame in frames:
             self._metrics.observe(name, frame.camid, seconds)
 
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Time a call of a network."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.inferred += time.monotonic() - began
+
     def _detect(self, frames: Sequence[Frame]) -> list[tuple[Frame, Detections]]:
         """Find the people; a frame at which the detector fails is left out and costs no other one its answer."""
         if not frames:
             return []
         try:
-            found = list(zip(frames, self.detector.detect_many(frames), strict=True))
+            with self._inference():
+                detections = self.detector.detect_many(frames)
+            found = list(zip(frames, detections, strict=True))
             self._failing_since.pop("detector", None)
             return found
         except Exception as error:  # of the detector's and the runtime's many kinds
@@ -272,7 +285,8 @@ class Pipeline:
         spec = self.encoder.bundle.manifest.input
         crops = resize_crops((picture.crop for picture in pictures), size=spec.size, method=spec.resize)
         try:
-            embeddings_ND = self.encoder.embed(crops)
+            with self._inference():
+                embeddings_ND = self.encoder.embed(crops)
         except Exception as error:  # of the runtime's many kinds
             if len(pictures) > 1:
                 parts = [self._embed([picture]) for picture in pictures]

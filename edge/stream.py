@@ -252,7 +252,10 @@ class Cameras:
         """Wait for the next frame of a recording; None when it has ended."""
         while not stop.is_set():
             over = camera.ended.is_set()  # asked before the mailbox: a last frame may arrive in between
-            if camera.mailbox.wait(0 if over else 0.05):
+            began = time.monotonic()
+            is_there = camera.mailbox.wait(0 if over else 0.05)
+            self.waited += time.monotonic() - began
+            if is_there:
                 return self._take(camera)
             if over:
                 return None
@@ -269,7 +272,9 @@ class Cameras:
                 return
             yield frames
             if not frames:
+                began = time.monotonic()
                 self._wake.wait(LOOK_AROUND)
+                self.waited += time.monotonic() - began
 
 
 def check_cameras(configs: Sequence[CameraConfig]) -> bool:

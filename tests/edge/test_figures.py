@@ -41,7 +41,7 @@ def test_figures_for_people_have_their_units() -> None:
     assert readable(SUMMARY) == {
         "frames": "300 handled (hall 200, door 100), 5 left out",
         "speed": "10.0 frames a second over 30.0 s",
-        "time": "detect 12.4 s, track 0.1 s; 8% of it outside detecting and embedding",
+        "time": "detect 12.4 s, track 0.1 s; 8% of the work outside detector and encoder",
         "frame to event": "42 ms as a rule, 95 % in 90 ms",
         "people": "3 identities in 7 sightings, 1 undecided",
         "embeddings": "40",

@@ -23,6 +23,7 @@ from reidge.edge.metrics import Metrics
 from reidge.edge.orders import Orders
 from reidge.edge.outputs import OutputConfig, Outputs
 from reidge.edge.pipeline import Pipeline
+from reidge.edge.quality import cut_out
 from reidge.edge.service import open_gallery, run_site
 from reidge.edge.site import load_site
 from reidge.edge.stream import Cameras
@@ -340,6 +341,20 @@ def test_pictures_that_are_no_use_are_not_embedded_and_the_reason_is_counted(
     assert sum(counters["embeddings"].values()) == embedded > 0
     assert counters["pictures_cut"]["cam1"] > 0  # on the way in and out
     assert embedded < 2 * 3 * 4 * 5  # three people, 4 to 5 s each, 4 pictures a second at most
+
+
+def test_making_pictures_ready_for_the_encoder_counts_as_overhead(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.02)
+        return cut_out(*args, **kwargs)
+
+    monkeypatch.setattr("reidge.edge.pipeline.cut_out", slowly)
+    summary, _ = run(write_site(tmp_path, tiny_bundle, walks))
+    assert summary.overhead is not None
+    assert summary.embeddings > 0
+    assert 0.02 * summary.embeddings <= summary.overhead * summary.seconds <= summary.seconds
 
 
 def test_folders_of_outputs_are_made(tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]) -> None:
