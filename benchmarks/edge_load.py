@@ -198,7 +198,7 @@ def main() -> None:
     if args.table:
         put_between_markers(DOCUMENT, "edge-load", describe(json.loads(args.result.read_text())))
         return
-    result = run_all(args.cameras, args.work, seconds=args.seconds)
+    result = run_all(args.cameras, args.work.resolve(), seconds=args.seconds)
     write_result(args.result, result)
     print(describe(result))
 
