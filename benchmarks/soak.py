@@ -45,6 +45,8 @@ RESULT = RESULTS / "soak.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operations.md"
 CAMERAS = ("cam0", "cam1", "cam2", "cam3")
 KINDS = ("stall", "refuse", "silent", "cut", "corrupt", "jump", "resize", "server", "broker")
+AWAY = ("stall", "refuse", "silent", "server")
+"""Kinds that take frames away until they are healed; after the others there is as a rule nothing to return from."""
 LASTS = (1.0, 12.0)
 """Seconds of a fault, least and most."""
 BETWEEN = (2.0, 8.0)
@@ -273,7 +275,6 @@ def run(*, seconds: float, settle: float, seed: int, small: bool, work: Path) ->
         with Observer(site.running) as observer:
             outages = suffer(site, faults, seconds)
         ended_in = site.running.stop()
-        recoveries = [outage.recovery_s for outage in outages if outage.fault.kind != "broker"]
         return provenance() | {
             "goals": GOALS,
             "small": small,
@@ -281,8 +282,7 @@ def run(*, seconds: float, settle: float, seed: int, small: bool, work: Path) ->
             "seconds": seconds,
             "settle": settle,
             "faults": len(faults),
-            "recovery_s_p50": float(np.median(recoveries)),
-            "recovery_s_most": max(recoveries),
+            "recovery_s_most": max(outage.recovery_s for outage in outages if outage.fault.kind != "broker"),
             "age_s_p95": float(np.quantile(healthy_ages(site, outages), 0.95)),
             **grown(observer.samples, settle=settle),
             **kept(site),
@@ -292,8 +292,15 @@ def run(*, seconds: float, settle: float, seed: int, small: bool, work: Path) ->
         }
 
 
+def handled_share(result: dict[str, Any]) -> float:
+    """Frames that were looked at, of those that cameras offered: a reader may go on beside a loop that does not."""
+    summary = result["summary"]
+    return float(summary["frames"] / max(summary["frames"] + summary["dropped"], 1))
+
+
 def describe(result: dict[str, Any]) -> str:
     """The figures beside what was wanted."""
+    returns = [outage["recovery_s"] for outage in result["outages"] if outage["kind"] in AWAY] or [0.0]
     (threads, threads_last), (handles, handles_last) = result["threads"], result["handles"]
     rows = [
         ["memory, MB", f"{result['memory_mb']:.0f}", ""],
@@ -304,9 +311,11 @@ def describe(result: dict[str, Any]) -> str:
         ["in order at the broker", "yes" if result["in_order"] else "no", "yes"],
         ["identities, of which lost", f"{result['identities']}, {result['identities_lost']}", "0"],
         ["frame age of healthy cameras, p95, s", f"{result['age_s_p95']:.2f}", "< 1"],
+        ["frames handled, of those offered", f"{100 * handled_share(result):.0f} %", "> 90 %"],
+        ["from arrival to event, p95, s", f"{result['summary']['latency_ms_p95'] / 1000:.2f}", "< 1"],
         [
-            "return after a fault, median and most, s",
-            f"{result['recovery_s_p50']:.1f}, {result['recovery_s_most']:.1f}",
+            "return after an outage, median and most, s",
+            f"{np.median(returns):.1f}, {result['recovery_s_most']:.1f}",
             "< 5",
         ],
     ]

@@ -48,8 +48,11 @@ def test_a_minute_of_faults_loses_nothing_and_lets_nothing_grow(soak: ModuleType
     assert result["faults"] >= 3
     assert (result["events_lost"], result["identities_lost"], result["in_order"]) == (0, 0, True)
     assert result["events"] > 100
+    assert result["identities"] == 4  # one person stands before each camera, and is nobody new after a fault
     assert result["growth_mb"] < 20
     assert result["age_s_p95"] < 1
+    assert soak.handled_share(result) > 0.5
+    assert result["summary"]["latency_ms_p95"] < 1000
     assert result["threads"][1] <= result["threads"][0] + 2
     assert result["handles"][1] <= result["handles"][0] + 4
     assert "events, of which lost" in soak.describe(result)
