@@ -86,7 +86,7 @@ def test_people_of_two_streams_get_identities_while_one_of_the_cameras_is_dead_c
             "OUTPUT": str(tmp_path),
         }
         command = [sys.executable, "-m", "reidge.cli.main", "run", str(EXAMPLE), "--json"]
-        command += ["--set", "identity.min_similarity=0.7"]
+        command += ["--set", "identity.min_similarity=0.7", "--set", f"outputs.tracks={tmp_path / 'tracks'}"]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as run:
