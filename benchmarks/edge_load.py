@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from live import FPS, HEIGHT, SCENES, SECONDS, WIDTH, YOLOX, Observer, make_bundle, make_streams, need_shared
+from live import FPS, HEIGHT, PARTS, SCENES, SECONDS, WIDTH, YOLOX, Observer, make_bundle, make_streams, need_shared
 from publish import RESULTS, markdown_table, provenance, put_between_markers, ran_on, write_result
 
 from reidge.edge.errors import ReidgeError
@@ -40,6 +40,24 @@ WARM_UP = 15.0
 GOALS = {"handled": 0.95, "delay_ms_p95": 250.0, "overhead": 0.15, "first_event_seconds": 5.0, "memory_mb": 400.0}
 """For 4 cameras on 2 cores."""
 IMPORT = "import time; a = time.perf_counter(); import reidge.edge.service; print(time.perf_counter() - a)"
+
+MEMORY = """
+import sys
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+import reidge.edge.service
+found = [resident()]
+from reidge.edge.backends import open_encoder
+from reidge.edge.bundle import Bundle
+from reidge.edge.detectors import open_detector
+from reidge.edge.detectors.yolox import YoloxConfig
+with open_detector(YoloxConfig(path=Path(sys.argv[2])), at_once=4), open_encoder(Bundle.load(sys.argv[1])):
+    found.append(resident())
+print(*found)
+"""
 
 
 def measure(cameras: int, folder: Path, *, seconds: float, warm_up: float, work: Path) -> dict[str, Any]:
@@ -127,6 +145,10 @@ def watched(observer: Observer, since: float, until: float) -> dict[str, Any]:
         "delay_ms_p95": float(np.quantile(delays, 0.95)) if delays else None,
         "delay_ms_max": max(delays, default=None),
         "cores": (last.cpu - first.cpu) / (last.at - first.at),
+        "cores_by_part": {
+            part: (last.cpu_by_part.get(part, 0.0) - first.cpu_by_part.get(part, 0.0)) / (last.at - first.at)
+            for part in PARTS
+        },
         "memory_mb": max(sample.memory_mb for sample in samples),
         "threads": last.threads,
         "handles": last.handles,
@@ -139,6 +161,13 @@ def import_seconds() -> float:
     return min(float(subprocess.run(c, capture_output=True, text=True, check=True).stdout) for c in commands)
 
 
+def memory_by_part(bundle: Path) -> dict[str, float]:
+    """Megabytes resident after the imports, and those that opening both networks adds; the rest is of the cameras."""
+    command = [sys.executable, "-c", MEMORY, str(bundle), str(YOLOX)]
+    imported, opened = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    return {"imports": imported, "networks": opened - imported}
+
+
 def run_all(cameras: list[int], work: Path, *, seconds: float, warm_up: float = WARM_UP) -> dict[str, Any]:
     """Measure one number of cameras after the other."""
     if not has_gstreamer():
@@ -146,6 +175,7 @@ def run_all(cameras: list[int], work: Path, *, seconds: float, warm_up: float = 
     need_shared()
     work.mkdir(parents=True, exist_ok=True)
     result = provenance() | {"goals": GOALS, "import_seconds": import_seconds(), "runs": []}
+    result["memory_mb_by_part"] = memory_by_part(make_bundle(work))
     for number in cameras:
         with tempfile.TemporaryDirectory() as folder:
             found = measure(number, Path(folder), seconds=seconds, warm_up=warm_up, work=work)
@@ -175,6 +205,8 @@ def describe(result: dict[str, Any]) -> str:
     backend = result["runs"][0]["summary"]
     names = list(result["runs"][0]["stage_ms"])
     stage_rows = [[str(r["cameras"]), *(f"{r['stage_ms'][n]:.1f}" for n in names)] for r in result["runs"]]
+    part_rows = [[str(r["cameras"]), *(f"{r['cores_by_part'][n]:.2f}" for n in PARTS)] for r in result["runs"]]
+    memory = result["memory_mb_by_part"]
     return (
         f"{WIDTH}x{HEIGHT} at {FPS} fps, H.264 over RTSP; YOLOX-nano and OSNet x0.25, {backend['backend']}, "
         f"{backend['precision']}; {result['runs'][0]['seconds']:.0f} s each, with the RTSP server on the same "
@@ -182,6 +214,10 @@ def describe(result: dict[str, Any]) -> str:
         "Delay is from the capture of a frame to the moment its event can be read in the file. "
         f"Mean milliseconds of a frame by stage; a frame waits until all frames of its moment are through:\n\n"
         f"{markdown_table(['cameras', *names], stage_rows)}\n\n"
+        "Cores by whose threads: `loop` is the main thread with its part of the networks, `networks` the runtimes' own "
+        f"threads:\n\n{markdown_table(['cameras', *PARTS], part_rows)}\n\n"
+        f"Of the memory {memory['imports']:.0f} MB are there after the imports and {memory['networks']:.0f} MB more "
+        "with both networks open; the rest comes with cameras and loop. "
         f"Importing the edge takes {result['import_seconds']:.2f} s."
     )
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from tests.conftest import BLUE, GREEN, RED, WHITE, draw_walk
 from tests.servers.streams import write_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -37,6 +37,8 @@ YOLOX = SHARED / "weights" / "yolox_nano.onnx"
 OSNET = SHARED / "weights" / "osnet_x0_25_msmt17.pth"
 WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 10, 30
 SCENES = 4
+PARTS = ("decode", "loop", "networks", "output")
+"""Whose threads take processor time: of cameras; the main one; of the runtimes and the rest; of outputs and gallery."""
 APART = 30
 """Seconds of the hall between the beginnings of two scenes."""
 
@@ -121,6 +123,8 @@ class Sample:
     threads: int
     handles: int
     """Open files and sockets."""
+    cpu_by_part: Mapping[str, float] = field(default_factory=dict)
+    """Of `cpu`, what the threads of each part took that live now."""
 
 
 class Observer(threading.Thread):
@@ -186,4 +190,28 @@ def take_sample(pid: int) -> Sample:
         memory_mb=int(words[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
         threads=int(words[17]),
         handles=sum(1 for _ in (place / "fd").iterdir()),
+        cpu_by_part=cpu_by_part(place / "task", pid),
     )
+
+
+def cpu_by_part(tasks: Path, pid: int) -> dict[str, float]:
+    """Seconds of processor time of a run's threads, by what they are for.
+
+    Threads of cameras and outputs carry their names, also in what FFmpeg starts from them; those of the runtimes carry
+    the main thread's, which itself takes part in what the networks compute.
+    """
+    found = dict.fromkeys(PARTS, 0.0)
+    for task in tasks.iterdir():
+        try:
+            before, _, rest = (task / "stat").read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        name, words = before.partition("(")[2], rest.split()
+        kind = name.partition("-")[0]
+        part = (
+            "loop"
+            if task.name == str(pid)
+            else {"camera": "decode", "output": "output", "gallery": "output"}.get(kind, "networks")
+        )
+        found[part] += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return found

@@ -16,6 +16,7 @@ from reidge.edge.redact import redact_text
 from reidge.edge.region import Polygon
 from reidge.edge.settings import NAME_PATTERN, parse_time
 from reidge.edge.thinner import Thinner
+from reidge.edge.threadname import name_thread
 
 
 class CameraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -138,6 +139,7 @@ class Camera(threading.Thread, ABC):
 
     def run(self) -> None:
         """Decode until the source ends or `stop` is called."""
+        name_thread()
         try:
             self._decode()
         except Exception as error:  # a camera's failure of any kind must not reach the others

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from reidge.edge.errors import ReidgeError
 from reidge.edge.store import Changes
+from reidge.edge.threadname import name_thread
 
 if TYPE_CHECKING:
     from reidge.edge.store import Store
@@ -76,6 +77,7 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Write until closed."""
+        name_thread()
         while self._take():
             try:
                 if self.trouble is not None:

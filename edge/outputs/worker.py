@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from reidge.edge.errors import reason_of
 from reidge.edge.log import change_of
 from reidge.edge.redact import redact_text
+from reidge.edge.threadname import name_thread
 
 if TYPE_CHECKING:
     from reidge.edge.events import Event
@@ -117,6 +118,7 @@ class Output(threading.Thread, ABC):
 
     def run(self) -> None:
         """Deliver until closed."""
+        name_thread()
         while self._take():
             lines = len(self._batch)
             self._busy_since = time.monotonic()
