@@ -39,6 +39,8 @@ WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 10, 30
 SCENES = 4
 PARTS = ("decode", "loop", "networks", "output")
 """Whose threads take processor time: of cameras; the main one; of the runtimes and the rest; of outputs and gallery."""
+PART_OF = {"camera": "decode", "output": "output", "gallery": "output"}
+"""By the first word of a thread's name."""
 APART = 30
 """Seconds of the hall between the beginnings of two scenes."""
 
@@ -208,10 +210,6 @@ def cpu_by_part(tasks: Path, pid: int) -> dict[str, float]:
             continue
         name, words = before.partition("(")[2], rest.split()
         kind = name.partition("-")[0]
-        part = (
-            "loop"
-            if task.name == str(pid)
-            else {"camera": "decode", "output": "output", "gallery": "output"}.get(kind, "networks")
-        )
+        part = "loop" if task.name == str(pid) else PART_OF.get(kind, "networks")
         found[part] += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
     return found
