@@ -6,14 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reidge.cli.gate import read_gate
 from reidge.cli.output import add_json_argument, emit
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
-
-    from reidge.export.parity import Gate
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -62,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and report."""
     from reidge.export.bundle import export_bundle
+    from reidge.export.parity import Gate
     from reidge.train.checkpoint import load_encoder
 
     encoder = load_encoder(args.encoder, args.architecture)
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method,
         false_match_rate=args.false_match_rate,
         separate_views=args.separate_views,
-        gate=parse_gate(args.gate),
+        gate=read_gate(Gate, args.gate),
         max_float_share=args.max_float_share,
         labels=args.labels,
         scales=args.scales,
@@ -86,32 +85,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"reidge export: warning: {warning}", file=sys.stderr)
     emit(args, report.figures)
     return 0
-
-
-def parse_gate(changes: Sequence[str]) -> Gate:
-    """The gate with changes such as `cosine_mean=0.98`.
-
-    Raises:
-        InputError: A name is unknown or a value out of range.
-    """
-    from pydantic import ValidationError
-
-    from reidge.edge.settings import describe_problem
-    from reidge.export.parity import Gate
-
-    fields = {name.partition("_")[2]: name for name in Gate.model_fields}
-    values: dict[str, str] = {}
-    for change in changes:
-        name, _, value = change.partition("=")
-        if name not in fields or not value:
-            raise InputError(f"--gate {change} is not NAME=VALUE with one of the names {', '.join(fields)}.")
-        values[fields[name]] = value
-    try:
-        return Gate.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).partition("_")[2]
-        raise InputError(f"--gate {name}={first['input']}: {describe_problem(first)}.") from error
 
 
 def read_recipe(encoder: Path) -> dict[str, Any] | None:

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reidge.cli.gate import read_gate
 from reidge.cli.output import add_json_argument, emit
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
 
-    from reidge.export.detector import DetectorGate
     from reidge.export.detector_graph import Preprocessing
 
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and report."""
-    from reidge.export.detector import export_detector
+    from reidge.export.detector import DetectorGate, export_detector
 
     report = export_detector(
         args.network,
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         preprocessing=read_preprocessing(args),
         frame_count=args.frame_count,
         method=args.method,
-        gate=read_gate(args.gate),
+        gate=read_gate(DetectorGate, args.gate),
         force=args.force,
     )
     for warning in report.warnings:
@@ -89,22 +89,3 @@ def read_preprocessing(args: argparse.Namespace) -> Preprocessing | None:
     if min(args.std) <= 0:
         raise InputError(f"--std is {' '.join(map(str, args.std))}. Give three numbers above 0.")
     return Preprocessing(channels=args.channels, mean=tuple(args.mean), std=tuple(args.std))
-
-
-def read_gate(texts: list[str]) -> DetectorGate:
-    """Read `recall=0.9 mean_iou=0.85`.
-
-    Raises:
-        InputError: A name is unknown or a value is no share.
-    """
-    from reidge.edge.settings import validate
-    from reidge.export.detector import DetectorGate
-
-    fields = {name.partition("_")[2]: name for name in DetectorGate.model_fields}
-    values: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in fields or not value:
-            raise InputError(f"--gate {text} is not NAME=VALUE with one of the names {', '.join(fields)}.")
-        values[fields[name]] = value
-    return validate(DetectorGate, values, where="--gate")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reidge.cli.export import add_arguments, parse_gate
+from reidge.cli.export import add_arguments
+from reidge.cli.gate import read_gate
 from reidge.cli.main import main
 from reidge.edge.bundle import Bundle
 from reidge.export.parity import Gate
@@ -116,8 +117,8 @@ def test_a_damaged_recipe_is_one_line(
 
 
 def test_the_gate_is_changed_by_name() -> None:
-    assert parse_gate([]) == Gate()
-    assert parse_gate(["cosine_mean=0.98", "rank1_loss=0.02"]) == Gate(min_cosine_mean=0.98, max_rank1_loss=0.02)
+    assert read_gate(Gate, []) == Gate()
+    assert read_gate(Gate, ["cosine_mean=0.98", "rank1_loss=0.02"]) == Gate(min_cosine_mean=0.98, max_rank1_loss=0.02)
 
 
 def test_the_help_shows_the_budget_that_holds() -> None:

@@ -412,9 +412,9 @@ def test_the_command_prints_one_json_object_and_harvest_and_site_take_the_folder
     [
         (["--gate", "recal=0.9"], "recal=0.9 is not NAME=VALUE with one of the names recall, precision, mean_iou."),
         (["--gate", "recall"], "--gate recall is not NAME=VALUE"),
-        (["--gate", "recall=2", "--gate", "precision=0.8"], "--gate: min_recall"),  # the second takes nothing back
+        (["--gate", "recall=2", "--gate", "precision=0.8"], "--gate recall=2: must be"),  # not undone by the second
         (["--person-class", "-1"], "the person class is -1, the detector has 2 classes, from 0."),
-        (["--gate", "recall=2"], "--gate: min_recall"),
+        (["--gate", "recall=2"], "--gate recall=2: must be"),
         (["--mean", "1", "2", "3"], "--channels is missing"),
         (["--channels", "rgb", "--mean", "0", "0", "0", "--std", "1", "0", "1"], "--std is 1.0 0.0 1.0"),
         (["--frame-count", "2"], "2 frames are too few"),
