@@ -5,7 +5,7 @@ VENV ?= .venv
 OUT ?= out/demo
 TESTS ?=
 
-EXTRAS := edge cpu train export dev
+EXTRAS := edge encryption cpu train export dev
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 empty :=

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Packages = Mapping[str, Mapping[str, Any]]
 
 CORE = "core"
-EXTRAS = (CORE, "edge", "cpu", "cuda", "train", "export")
+EXTRAS = (CORE, "edge", "encryption", "cpu", "cuda", "train", "export")
 MODULES = {
     "faiss-cpu": "faiss",
     "onnxruntime-gpu": "onnxruntime",

@@ -25,7 +25,7 @@ ALLOWED = {
 CONTRACT = {f"reidge.edge.{name}" for name in ("bundle", "crops", "errors", "progress", "settings")}
 AT_THE_FRONT_DOOR = {"reidge.edge.errors", "reidge.edge.log", "reidge.edge.progress", "reidge.edge.redact"}
 EXTRAS = {
-    "edge": {"edge", "cpu", "cuda"},
+    "edge": {"edge", "encryption", "cpu", "cuda"},
     "calibration": {"edge", "cpu", "export"},  # activation ranges are observed in the exported graph
     "train": {"train"},
     "export": {"train", "export", "cpu"},
@@ -127,7 +127,7 @@ def test_packages_import_only_what_their_extras_install(package: str) -> None:
 
 def test_every_package_that_is_asked_for_is_used() -> None:
     used = {found.module.split(".")[0] for package in ALLOWED for found in imports_of(package)}
-    assert declared("edge", "cpu", "train", "export") - used == set()
+    assert declared("edge", "encryption", "cpu", "train", "export") - used == set()
 
 
 def test_no_package_imports_another_by_the_name_of_its_folder() -> None:
