@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from reidge.demo.site import read_mot
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,6 +62,13 @@ class FrameMatch:
     pairs: tuple[tuple[int, Hashable], ...]
     true_boxes: int
     predicted_boxes: int
+    pids: tuple[int, ...] = ()
+    """Of the true boxes that count."""
+
+    @property
+    def detected(self) -> int:
+        """True boxes that were found, whoever they were taken for."""
+        return min(len({pid for pid, _ in self.pairs}), len({identity for _, identity in self.pairs}))
 
 
 def score_run(truth: Path, tracks: Path) -> IdentityScore:
@@ -73,16 +80,17 @@ def score_run(truth: Path, tracks: Path) -> IdentityScore:
     """
     identities = _read_identities(tracks / "identities.csv")
     matches: list[FrameMatch] = []
-    pids: set[int] = set()
     for camera in sorted(path for path in truth.iterdir() if path.is_dir()):
-        predicted = _read_boxes(tracks / f"{camera.name}.csv", camera.name, identities)
+        predicted = read_boxes(tracks / f"{camera.name}.csv", camera.name, identities)
         true: defaultdict[int, list[Truth]] = defaultdict(list)
         for box in read_mot(camera):
             true[box.frame].append(box)
-        pids.update(box.pid for boxes in true.values() for box in boxes if box.visibility >= MIN_VISIBILITY)
         matches += [match_frame(true[frame], predicted[frame]) for frame in sorted({*true, *predicted})]
-    found = {identity for identity in identities.values() if identity}
-    return summarise(matches, identities_true=len(pids), identities_found=len(found))
+    return summarise(
+        matches,
+        identities_true=len({pid for match in matches for pid in match.pids}),
+        identities_found=len({identity for identity in identities.values() if identity}),
+    )
 
 
 def match_frame(true: Sequence[Truth], predicted: Sequence[Box]) -> FrameMatch:
@@ -98,19 +106,44 @@ def match_frame(true: Sequence[Truth], predicted: Sequence[Box]) -> FrameMatch:
         (true[g].pid, predicted[p].identity) for g, p in zip(*np.nonzero(overlap_GP), strict=True) if counted_G[g]
     )
     return FrameMatch(
-        pairs=pairs, true_boxes=int(counted_G.sum()), predicted_boxes=len(predicted) - int(on_hidden_P.sum())
+        pairs=pairs,
+        true_boxes=int(counted_G.sum()),
+        predicted_boxes=len(predicted) - int(on_hidden_P.sum()),
+        pids=tuple(t.pid for t, counted in zip(true, counted_G, strict=True) if counted),
     )
 
 
-def summarise(matches: Iterable[FrameMatch], *, identities_true: int, identities_found: int) -> IdentityScore:
-    """Assign identities one to one and put the counts into ratios."""
-    agreement: Counter[tuple[int, Hashable]] = Counter()
-    true_boxes = predicted_boxes = detected = 0
-    for match in matches:
-        agreement.update(match.pairs)
-        true_boxes += match.true_boxes
-        predicted_boxes += match.predicted_boxes
-        detected += min(len({pid for pid, _ in match.pairs}), len({identity for _, identity in match.pairs}))
+def summarise(matches: Sequence[FrameMatch], *, identities_true: int, identities_found: int) -> IdentityScore:
+    """Add up the frames of a run and score them."""
+    return score_counts(
+        Counter(pair for match in matches for pair in match.pairs),
+        true_boxes=sum(match.true_boxes for match in matches),
+        predicted_boxes=sum(match.predicted_boxes for match in matches),
+        detected=sum(match.detected for match in matches),
+        identities_true=identities_true,
+        identities_found=identities_found,
+    )
+
+
+def score_counts(
+    agreement: Mapping[tuple[int, Hashable], int],
+    *,
+    true_boxes: int,
+    predicted_boxes: int,
+    detected: int,
+    identities_true: int,
+    identities_found: int,
+) -> IdentityScore:
+    """Assign identities one to one and put the counts into ratios.
+
+    Args:
+        agreement: Boxes that agree, by true and predicted identity.
+        true_boxes: All of them, likewise `predicted_boxes`.
+        predicted_boxes: As `FrameMatch` counts them.
+        detected: True boxes that were found, whoever they were taken for.
+        identities_true: People.
+        identities_found: Identities of the run.
+    """
     pids = {pid: row for row, pid in enumerate(sorted({pid for pid, _ in agreement}))}
     found = {identity: column for column, identity in enumerate(dict.fromkeys(i for _, i in agreement))}
     counts = np.zeros((len(pids), len(found)), dtype=np.int64)
@@ -144,7 +177,7 @@ def _read_identities(path: Path) -> dict[tuple[str, str], str]:
         return {(row["camid"], row["track_id"]): row["global_id"] for row in csv.DictReader(file)}
 
 
-def _read_boxes(
+def read_boxes(
     path: Path, camid: str, identities: Mapping[tuple[str, str], str]
 ) -> defaultdict[int, list[Box]]:  # fmt: skip
     """Read a camera's boxes by frame from 1; a track without a global identity is an identity of its own."""
