@@ -430,9 +430,7 @@ def record_half(site_folder: Path, bundle_folder: Path, half: str = "second") ->
 def main() -> None:
     """Record a half, or replay one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--replay", action="store_true", help="of FILE BUNDLE [KEY=VALUE ...]"
-    )
+    parser.add_argument("--replay", action="store_true", help="of FILE BUNDLE [KEY=VALUE ...]")
     parser.add_argument("--half", choices=("first", "second"), default="second")
     parser.add_argument("what", nargs="+")
     args = parser.parse_args()
