@@ -16,12 +16,11 @@ from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
 from reidge.edge.errors import ReidgeError, reason_of
 from reidge.edge.footage import count_frames
-from reidge.edge.gallery import IN_MEMORY
 from reidge.edge.outputs.broker import BrokerRefusal, Connection, tls_context
 from reidge.edge.redact import redact, redact_text
 from reidge.edge.service import open_gallery
 from reidge.edge.sources import check_source, open_source
-from reidge.edge.store import GalleryInUse
+from reidge.edge.store import IN_MEMORY, GalleryInUse
 from reidge.edge.stream import check_paces
 from reidge.edge.web import check_web
 

@@ -1,35 +1,44 @@
 """Who has been seen before: an open-set gallery over all cameras that survives restarts.
 
-Open-set: the nearest identity is an answer only when it is near enough; otherwise the answer is nobody. Everything is
-held in memory; a SQLite file follows it and is read at the next start.
+Open-set: the nearest identity is an answer only when it is near enough; otherwise the answer is nobody. Identities and
+their exemplars are held in memory; the sightings they come from are in a SQLite file, which follows everything and is
+read at the next start.
 """
 
-# M = exemplars, D = embedding
+# M = exemplars, Q = queries, D = embedding
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from reidge.edge import records
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.index import Index
 from reidge.edge.keeper import Keeper
-from reidge.edge.store import Changes, Exemplar, Store
+from reidge.edge.records import Exemplar, Identity, SightingRow, Statement
+from reidge.edge.store import IN_MEMORY, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-IN_MEMORY = ":memory:"
 WRITE_SECONDS = 2.0
 """For the file to become like the gallery, where somebody waits for it."""
 SETTLE_SECONDS = 0.05
 """The same between two moments of the loop, as long as the disk keeps up."""
+NEAR_ROWS = 16
+"""Exemplars that are looked at for each identity that is asked for."""
+FEW_EXEMPLARS = 4096
+"""Up to so many, an identity is compared with all others; beyond, with the nearest."""
 
 
 class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
@@ -43,6 +52,18 @@ class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
     """Embeddings kept of each identity; the most redundant goes first."""
     nearest: int = Field(4, ge=1)
     """Similarity to an identity is the mean over this many of its nearest exemplars: one stray must not decide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Somebody an embedding may show."""
+
+    global_id: int
+    similarity: float
+    """Mean over the nearest of the identity's exemplars."""
+    enrolled: bool
+    """Whether the user gave images of this identity."""
+    name: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,27 +95,27 @@ class Gallery:
         self.path = path
         self.config = config
         self.embedding_dim = embedding_dim
-        self._index = _Index(embedding_dim)
-        self._identities: dict[int, float] = {}
-        self._last_identity = self._last_exemplar = 0
-        self._store: Store | None = None
-        self._keeper: Keeper | None = None
+        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
+        self._index = Index(embedding_dim)
+        self._identities: dict[int, Identity] = {}
+        self._last = dict.fromkeys(("identities", "exemplars", "sightings"), 0)
+        self._unwritten: dict[int, tuple[int, SightingRow]] = {}
         self._late = False
+        self._keeper: Keeper | None = None
+        try:
+            self._load()
+        except BaseException:
+            self.store.close()
+            raise
         if path != IN_MEMORY:
-            self._store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
-            self._keeper = Keeper(self._store)
-            try:
-                self._load(self._store)
-            except BaseException:
-                self._store.close()
-                raise
+            self._keeper = Keeper(self.store)
             self._keeper.start()
 
-    def _load(self, store: Store) -> None:
-        self._identities = store.identities()
-        self._last_identity, self._last_exemplar = store.last_numbers()
-        for exemplar in store.exemplars():
-            self._index.add(exemplar)
+    def _load(self) -> None:
+        self._identities = {identity.global_id: identity for identity in self.store.identities()}
+        self._last = self.store.last_numbers()
+        for block in self.store.exemplars():
+            self._index.load(block)
 
     def __enter__(self) -> Gallery:
         return self
@@ -114,26 +135,69 @@ class Gallery:
 
     def close(self) -> None:
         """Write what is not written yet and close the file; a second call does nothing."""
-        if self._keeper is not None and self._store is not None:
-            self._keeper.leave(WRITE_SECONDS)
-            self._keeper.close()
-            if not self._keeper.is_alive():  # one that hangs still holds the file
-                self._store.close()
-        self._keeper = self._store = None
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.leave(WRITE_SECONDS)
+            keeper.close()
+        if keeper is None or not keeper.is_alive():  # one that hangs still holds the file
+            self.store.close()
+
+    # What is there
 
     def identities(self) -> list[int]:
         """All global_ids, ascending."""
         return sorted(self._identities)
 
+    def identity(self, global_id: int) -> Identity:
+        """What is known of an identity besides its exemplars.
+
+        Raises:
+            InputError: There is no such identity.
+        """
+        self._require(global_id)
+        return replace(self._identities[global_id])
+
+    def exemplars(self, global_id: int) -> list[Exemplar]:
+        """All exemplars of an identity, oldest first."""
+        return [self._index.exemplar(row) for row in self._index.rows_of(global_id)]
+
+    def sightings(
+        self, *, since: float | None = None, until: float | None = None, global_id: int | None = None
+    ) -> list[SightingRow]:
+        """Sightings that ended at or after `since` and before `until`, of one identity or of all, oldest first.
+
+        They are read from the file, after waiting a moment for what is not written yet; where the disk is in trouble,
+        the decisions of that moment may be missing.
+        """
+        self.flush(WRITE_SECONDS)
+        asked = (("ended_at >= ?", since), ("ended_at < ?", until), ("global_id = ?", global_id))
+        where = [(clause, value) for clause, value in asked if value is not None]
+        return self.store.sightings(" AND ".join(clause for clause, _ in where) or "1", [value for _, value in where])
+
+    # How it is written
+
     @property
     def pending(self) -> int:
-        """Rows that are not on disk yet."""
+        """Changes that are not on disk yet."""
         return 0 if self._keeper is None else self._keeper.pending
 
     @property
     def failures(self) -> int:
         """Writes that failed and are tried again."""
         return 0 if self._keeper is None else self._keeper.failures
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is written at the moment."""
+        return None if self._keeper is None else self._keeper.trouble
+
+    def mark(self) -> int:
+        """A number for everything that was changed so far."""
+        return 0 if self._keeper is None else self._keeper.mark()
+
+    def durable(self, mark: int) -> bool:
+        """Tell whether everything before a mark is in the file, where a kill of the process does not lose it."""
+        return self._keeper is None or self._keeper.durable(mark)
 
     def flush(self, seconds: float) -> bool:
         """Wait until the file is like the gallery; False when that takes longer, or does not work at present."""
@@ -144,6 +208,15 @@ class Gallery:
         if not (self._late and self.pending):
             self._late = not self.flush(SETTLE_SECONDS)
 
+    def keep(self, statements: Sequence[Statement]) -> None:
+        """Have the file changed, after all changes so far."""
+        if self._keeper is None:
+            self.store.write(statements)
+        else:
+            self._keeper.put(statements)
+
+    # Who is it
+
     def match(self, embedding_D: NDArray[np.float32], *, forbidden: Collection[int] = ()) -> Match:
         """Find who an embedding shows.
 
@@ -151,32 +224,107 @@ class Gallery:
             embedding_D: Unit length.
             forbidden: Identities that it cannot be, e.g. because they are somewhere else at this moment.
         """
-        similarities = self.similarities(embedding_D)
-        ranked = sorted(((s, g) for g, s in similarities.items() if g not in forbidden), reverse=True)
-        best, best_id = ranked[0] if ranked else (-1.0, None)
-        runner_up = ranked[1][0] if len(ranked) > 1 else -1.0
+        found = self.nearest(embedding_D, forbidden=forbidden, limit=2)
+        best = found[0].similarity if found else -1.0
+        runner_up = found[1].similarity if len(found) > 1 else -1.0
         sure = best >= self.config.min_similarity and best - runner_up >= self.config.min_margin
-        return Match(global_id=best_id if sure else None, similarity=best, runner_up=runner_up)
+        return Match(global_id=found[0].global_id if found and sure else None, similarity=best, runner_up=runner_up)
+
+    def nearest(
+        self, embedding_D: NDArray[np.float32], *, forbidden: Collection[int] = (), limit: int = 16
+    ) -> list[Candidate]:
+        """Identities most like an embedding, best first.
+
+        Args:
+            embedding_D: Unit length.
+            forbidden: Identities to leave out.
+            limit: Of the answer.
+        """
+        rows = NEAR_ROWS * limit + self.config.max_exemplars * len(forbidden)
+        rows_QK, _ = self._index.search(embedding_D[None], rows)
+        return self._ranked(embedding_D, rows_QK[0], forbidden, limit)
+
+    def nearest_many(self, embeddings_QD: NDArray[np.float32], *, limit: int = 16) -> list[list[Candidate]]:
+        """The same for several embeddings `(Q, D)` in one search."""
+        rows_QK, _ = self._index.search(embeddings_QD, NEAR_ROWS * limit)
+        return [self._ranked(q, rows, (), limit) for q, rows in zip(embeddings_QD, rows_QK, strict=True)]
+
+    def _ranked(
+        self, embedding_D: NDArray[np.float32], rows: NDArray[np.intp], forbidden: Collection[int], limit: int
+    ) -> list[Candidate]:
+        """Compare with all exemplars of the identities that own `rows`."""
+        ids = dict.fromkeys(self._index.global_ids_M[rows].tolist())
+        similarities = self._similarities(embedding_D, [global_id for global_id in ids if global_id not in forbidden])
+        best = sorted(similarities.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        return [
+            Candidate(
+                global_id=global_id,
+                similarity=similarity,
+                enrolled=bool(self._index.enrolled_M[self._index.rows_of(global_id)].any()),
+                name=self._identities[global_id].name,
+            )
+            for global_id, similarity in best
+        ]
 
     def similarities(self, embedding_D: NDArray[np.float32]) -> dict[int, float]:
-        """Similarity to every identity: the mean over its nearest exemplars."""
-        found_M = self._index.embeddings_MD @ embedding_D
-        order_M = np.lexsort((-found_M, self._index.global_ids_M))
-        ids_M, found_M = self._index.global_ids_M[order_M], found_M[order_M]
-        ids, firsts = np.unique(ids_M, return_index=True)
-        ends = np.minimum(np.append(firsts[1:], len(ids_M)), firsts + self.config.nearest)
-        return {int(i): float(found_M[a:b].mean()) for i, a, b in zip(ids, firsts, ends, strict=True)}
+        """Similarity to every identity that has exemplars: the mean over its nearest."""
+        return self._similarities(embedding_D, [g for g in self._identities if self._index.rows_of(g)])
+
+    def _similarities(self, embedding_D: NDArray[np.float32], global_ids: Sequence[int]) -> dict[int, float]:
+        rows_of_each = [self._index.rows_of(global_id) for global_id in global_ids]
+        rows_M = np.fromiter((row for rows in rows_of_each for row in rows), dtype=np.intp)
+        found_M = self._index.embeddings_MD[rows_M] @ embedding_D
+        ends = np.cumsum([len(rows) for rows in rows_of_each])
+        similarities = {}
+        for global_id, end, rows in zip(global_ids, ends, rows_of_each, strict=True):
+            own = np.sort(found_M[end - len(rows) : end])[-self.config.nearest :]
+            similarities[global_id] = float(own.mean())
+        return similarities
 
     def linkage(self, global_id: int) -> dict[int, float]:
-        """Similarity of one identity to every other: the mean over all pairs of their exemplars."""
-        own_MD = self._index.embeddings_MD[self._index.global_ids_M == global_id]
-        found_M = self._index.embeddings_MD @ own_MD.mean(axis=0)
-        ids, inverse_M = np.unique(self._index.global_ids_M, return_inverse=True)
-        means = np.bincount(inverse_M, weights=found_M) / np.bincount(inverse_M)
-        return {int(i): float(mean) for i, mean in zip(ids, means, strict=True) if i != global_id}
+        """Similarity of one identity to others: the mean over all pairs of their exemplars.
 
-    def enrol(self, embedding_D: NDArray[np.float32], *, captured_at: float, global_id: int | None = None) -> int:
+        To all others where there are few; otherwise to those that have an exemplar near its own.
+        """
+        rows = self._index.rows_of(global_id)
+        if not rows:
+            return {}
+        mean_D = self._index.embeddings_MD[rows].mean(axis=0)
+        if len(self._index) > FEW_EXEMPLARS:
+            rows_QK, _ = self._index.search(mean_D[None], NEAR_ROWS * 16)
+            ids = set(self._index.global_ids_M[rows_QK[0]].tolist())
+            means = {i: float((self._index.embeddings_MD[self._index.rows_of(i)] @ mean_D).mean()) for i in ids}
+        else:
+            found_M = self._index.embeddings_MD @ mean_D
+            ids_I, inverse_M = np.unique(self._index.global_ids_M, return_inverse=True)
+            means_I = np.bincount(inverse_M, weights=found_M) / np.bincount(inverse_M)
+            means = {int(i): float(mean) for i, mean in zip(ids_I, means_I, strict=True)}
+        means.pop(global_id, None)
+        return means
+
+    # What is remembered
+
+    def enrol(
+        self,
+        embedding_D: NDArray[np.float32],
+        *,
+        captured_at: float,
+        global_id: int | None = None,
+        quality: float = 1.0,
+        enrolled: bool = False,
+        name: str | None = None,
+        sighting_id: int | None = None,
+    ) -> int:
         """Remember an embedding, of a known identity or of a new one.
+
+        Args:
+            embedding_D: Unit length.
+            captured_at: Seconds since the epoch, UTC.
+            global_id: The identity; None makes a new one.
+            quality: Larger is better.
+            enrolled: The user gave the image.
+            name: Of the identity from now on; None leaves it as it is.
+            sighting_id: The recorded sighting that the embedding is from.
 
         Returns:
             The identity's global_id.
@@ -186,24 +334,95 @@ class Gallery:
         """
         if embedding_D.shape != (self.embedding_dim,):
             raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {embedding_D.shape}.")
-        changes = Changes()
+        statements: list[Statement] = []
         if global_id is None:
-            self._last_identity += 1
-            global_id = self._last_identity
-            self._identities[global_id] = changes.identities[global_id] = captured_at
+            global_id = self._new_identity(captured_at, statements)
         self._require(global_id)
-        self._last_exemplar += 1
+        self._see(global_id, captured_at, statements)
+        if name is not None:
+            self._name(global_id, name, statements)
         exemplar = Exemplar(
-            exemplar_id=self._last_exemplar, global_id=global_id, captured_at=captured_at, embedding_D=embedding_D
+            exemplar_id=self._next("exemplars"),
+            global_id=global_id,
+            captured_at=captured_at,
+            embedding_D=np.array(embedding_D, dtype=np.float32),
+            quality=quality,
+            enrolled=enrolled,
+            sighting_id=sighting_id,
         )
-        self._index.add(exemplar)
-        changes.exemplars[exemplar.exemplar_id] = exemplar
-        self._thin_out(global_id, changes)
-        self._keep(changes)
+        self._add(exemplar, statements)
+        self._thin_out(global_id, statements)
+        self.keep(statements)
         return global_id
 
+    def record(self, sighting: SightingRow) -> int:
+        """Keep a sighting that is over.
+
+        Returns:
+            Its sighting_id.
+
+        Raises:
+            InputError: There is no such identity, or the embedding has another length.
+        """
+        if sighting.global_id is not None:
+            self._require(sighting.global_id)
+        if sighting.embedding_D is not None and sighting.embedding_D.shape != (self.embedding_dim,):
+            shape = sighting.embedding_D.shape
+            raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {shape}.")
+        if sighting.sighting_id == 0:
+            sighting = replace(sighting, sighting_id=self._next("sightings"))
+        else:
+            self._last["sightings"] = max(self._last["sightings"], sighting.sighting_id)
+        statements = [records.put_sighting(sighting)]
+        if sighting.global_id is not None:
+            self._see(sighting.global_id, sighting.ended_at, statements)
+        self.keep(statements)
+        if self._keeper is not None:
+            self._unwritten[sighting.sighting_id] = (self.mark(), sighting)
+            while self._unwritten and self.durable(next(iter(self._unwritten.values()))[0]):
+                del self._unwritten[next(iter(self._unwritten))]
+        return sighting.sighting_id
+
+    def assign(self, sighting_id: int, global_id: int | None, similarity: float | None = None) -> None:
+        """Decide anew who a recorded sighting was; its exemplar, where it has one, goes along.
+
+        Args:
+            sighting_id: A recorded sighting.
+            global_id: The identity; None: undecided, and its exemplar is dropped.
+            similarity: To that identity.
+
+        Raises:
+            InputError: There is no identity `global_id`.
+        """
+        statements: list[Statement] = []
+        if global_id is not None:
+            self._require(global_id)
+        statements.append(Statement(records.ASSIGN_SIGHTING, (sighting_id, global_id, similarity)))
+        for row in sorted(self._index.rows_from(sighting_id), reverse=True):
+            if global_id is None:
+                statements.append(Statement(records.DROP_EXEMPLAR, (self._index.drop(row),)))
+            else:
+                self._see(global_id, self._index.exemplar(row).captured_at, statements)
+                statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, global_id), global_id)))
+        if global_id is not None:
+            self._thin_out(global_id, statements)
+        self.keep(statements)
+
+    def rename(self, global_id: int, name: str | None) -> None:
+        """Give an identity a name, or take it away.
+
+        Raises:
+            InputError: There is no such identity.
+        """
+        self._require(global_id)
+        statements: list[Statement] = []
+        self._name(global_id, name, statements)
+        self.keep(statements)
+
+    # What is one, what is two
+
     def merge(self, *, kept: int, absorbed: int) -> None:
-        """Make two identities one.
+        """Make two identities one; `unmerge` takes it back.
 
         Raises:
             InputError: One of them does not exist, or they are the same.
@@ -212,13 +431,94 @@ class Gallery:
             raise InputError(f"identity {kept} cannot be merged with itself.")
         self._require(kept)
         self._require(absorbed)
-        changes = Changes(identities={absorbed: None})
-        del self._identities[absorbed]
+        statements = [Statement(records.NOTE_MERGE, (kept, absorbed, time.time()))]
+        gone = self._identities.pop(absorbed)
+        self._see(kept, gone.last_seen, statements)
+        if self._identities[kept].name is None and gone.name is not None:
+            self._name(kept, gone.name, statements)
         for row in self._index.rows_of(absorbed):
-            moved = self._index.move(row, kept)
-            changes.exemplars[moved.exemplar_id] = moved
-        self._thin_out(kept, changes)
-        self._keep(changes)
+            statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, kept), kept)))
+        statements.append(Statement(records.MOVE_ALL_SIGHTINGS, (absorbed, kept)))
+        statements.append(Statement(records.DROP_IDENTITY, (absorbed,)))
+        self._thin_out(kept, statements)
+        self.keep(statements)
+
+    def unmerge(self, absorbed: int) -> int:
+        """Take a merge back: what belonged to `absorbed` and still is with whom it went to is `absorbed` again.
+
+        Returns:
+            The identity that it was part of.
+
+        Raises:
+            InputError: It was not merged into another one, or that one is gone.
+            ReidgeError: The file cannot be read or written at present.
+        """
+        if absorbed in self._identities:
+            raise InputError(f"identity {absorbed} stands on its own; there is no merge to take back.")
+        self._wait()
+        history_id, kept, detail = self._last_merge(absorbed)
+        now = time.time()
+        back = Identity(
+            global_id=absorbed,
+            created_at=detail["created_at"],
+            last_seen=detail["last_seen"],
+            name=detail["name"],
+            uid=detail["uid"],
+        )
+        self._identities[absorbed] = back
+        statements = [records.put_identity(back), Statement(records.UNDO, (history_id, now))]
+        if self._identities[kept].name == back.name and detail["kept_name"] is None and back.name is not None:
+            self._name(kept, None, statements)
+        moving = set(detail["exemplars"])
+        for row in self._index.rows_of(kept):
+            if int(self._index.exemplar_ids_M[row]) in moving:
+                statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, absorbed), absorbed)))
+        statements.append(Statement(records.MOVE_SIGHTINGS, (kept, absorbed, json.dumps(detail["sightings"]))))
+        self._restore(
+            absorbed,
+            "global_id = ? AND sighting_id IN (SELECT value FROM json_each(?))",
+            (kept, json.dumps(detail["sightings"])),
+            statements,
+        )
+        self._see_again(kept, detail["kept_last_seen"], detail["sightings"], statements)
+        self.keep(statements)
+        return kept
+
+    def split(self, global_id: int, sighting_ids: Collection[int]) -> int:
+        """Make some sightings of an identity, and their exemplars, a new identity.
+
+        Returns:
+            The new global_id.
+
+        Raises:
+            InputError: There is no such identity, or `sighting_ids` are none of its sightings or everything it has.
+            ReidgeError: The file cannot be read or written at present.
+        """
+        self._require(global_id)
+        self._wait()
+        marks = json.dumps(sorted(sighting_ids))
+        here = "global_id = ? AND sighting_id IN (SELECT value FROM json_each(?))"
+        rest = "global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))"
+        rows = self.store.sightings(here, (global_id, marks))
+        if not rows:
+            raise InputError(f"none of the sightings given are of identity {global_id}.")
+        moving = sorted(row.sighting_id for row in rows)
+        from_them = {row for sighting_id in moving for row in self._index.rows_from(sighting_id)}
+        stay = set(self._index.rows_of(global_id)) - from_them
+        if not stay and not self.store.read(f"SELECT 1 FROM sightings WHERE {rest} LIMIT 1", (global_id, marks)):
+            raise InputError(f"nothing would be left of identity {global_id}. Leave out some of its sightings.")
+        statements: list[Statement] = []
+        made = self._new_identity(min(row.started_at for row in rows), statements)
+        statements.append(records.note_split(time.time(), made=made, split_from=global_id, sighting_ids=moving))
+        self._see(made, max(row.ended_at for row in rows), statements)
+        for row in from_them:
+            statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, made), made)))
+        statements.append(Statement(records.MOVE_SIGHTINGS, (global_id, made, marks)))
+        self._restore(made, here, (global_id, marks), statements)
+        self._restore(global_id, rest, (global_id, marks), statements)
+        self._see_again(global_id, -np.inf, moving, statements)
+        self.keep(statements)
+        return made
 
     def erase(self, global_id: int) -> None:
         """Forget an identity: its embeddings leave the file and the index; its number is never given again.
@@ -229,89 +529,102 @@ class Gallery:
         """
         self._require(global_id)
         del self._identities[global_id]
-        dropped = [self._index.drop_row(int(row)) for row in self._index.rows_of(global_id)[::-1]]
-        self._keep(Changes(identities={global_id: None}, exemplars=dict.fromkeys(dropped)))
-        if self._keeper is None or self._store is None:
-            return
-        if not self._keeper.flush(WRITE_SECONDS):
+        while rows := self._index.rows_of(global_id):
+            self._index.drop(rows[-1])
+        self.keep([Statement(records.DROP_SIGHTINGS_OF, (global_id,)), Statement(records.DROP_IDENTITY, (global_id,))])
+        if not self.flush(WRITE_SECONDS):
             raise ReidgeError(
-                f"identity {global_id} is not erased from the file yet: {self._keeper.trouble or 'the disk is slow.'} "
+                f"identity {global_id} is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
                 "It will be as soon as the file can be written, unless the process ends before."
             )
-        self._store.flush_journal()
+        self.store.flush_journal()
 
-    def _keep(self, changes: Changes) -> None:
-        if self._keeper is not None:
-            self._keeper.put(changes)
+    # How
 
     def _require(self, global_id: int) -> None:
         if global_id not in self._identities:
             raise InputError(f"there is no identity {global_id} in {self.path}.")
 
-    def _thin_out(self, global_id: int, changes: Changes) -> None:
+    def _wait(self) -> None:
+        """Wait for the file, because the answer is in it."""
+        if not self.flush(WRITE_SECONDS):
+            raise ReidgeError(
+                f"{self.path} is behind the gallery: {self.trouble or 'the disk is slow.'} Try again later."
+            )
+
+    def _next(self, table: str) -> int:
+        self._last[table] += 1
+        return self._last[table]
+
+    def _new_identity(self, at: float, statements: list[Statement]) -> int:
+        identity = Identity(global_id=self._next("identities"), created_at=at, last_seen=at)
+        self._identities[identity.global_id] = identity
+        statements.append(records.put_identity(identity))
+        return identity.global_id
+
+    def _see(self, global_id: int, at: float, statements: list[Statement]) -> None:
+        identity = self._identities[global_id]
+        if at > identity.last_seen:
+            identity.last_seen = at
+            statements.append(Statement(records.SEE_IDENTITY, (global_id, at)))
+
+    def _see_again(self, global_id: int, before: float, without: Collection[int], statements: list[Statement]) -> None:
+        """Correct when an identity was last seen, after sightings have left it."""
+        identity = self._identities[global_id]
+        exemplars = (self._index.exemplar(row).captured_at for row in self._index.rows_of(global_id))
+        ((ended_at,),) = self.store.read(
+            "SELECT max(ended_at) FROM sightings "
+            "WHERE global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))",
+            (global_id, json.dumps(sorted(without))),
+        )
+        identity.last_seen = max(
+            (at for at in (before, ended_at, *exemplars) if at is not None and at > -np.inf),
+            default=identity.created_at,
+        )
+        statements.append(Statement(records.SET_SEEN, (global_id, identity.last_seen)))
+
+    def _name(self, global_id: int, name: str | None, statements: list[Statement]) -> None:
+        self._identities[global_id].name = name
+        statements.append(Statement(records.NAME_IDENTITY, (global_id, name)))
+
+    def _add(self, exemplar: Exemplar, statements: list[Statement]) -> None:
+        self._index.add(exemplar)
+        statements.append(records.put_exemplar(exemplar))
+
+    def _last_merge(self, absorbed: int) -> tuple[int, int, dict[str, Any]]:
+        """The merge by which an identity went, and where it is now; that one may have been merged since."""
+        found = self.store.read(
+            "SELECT history_id, global_id, detail FROM history "
+            "WHERE action = 'merge' AND other_id = ? AND undone_at IS NULL ORDER BY 1 DESC LIMIT 1",
+            (absorbed,),
+        )
+        if not found:
+            raise InputError(f"identity {absorbed} was not merged into another one of {self.path}.")
+        history_id, kept, detail = found[0]
+        if kept not in self._identities:
+            kept = self._last_merge(kept)[1]
+        return history_id, kept, json.loads(detail)
+
+    def _restore(self, global_id: int, where: str, values: Sequence[object], statements: list[Statement]) -> None:
+        """Make exemplars of an identity that has none, from sightings that it is to have."""
+        if self._index.rows_of(global_id):
+            return
+        found = self.store.sightings(f"embedding IS NOT NULL AND {where}", values)
+        for sighting in found[-self.config.max_exemplars :]:
+            assert sighting.embedding_D is not None
+            exemplar = Exemplar(
+                exemplar_id=self._next("exemplars"),
+                global_id=global_id,
+                captured_at=sighting.ended_at,
+                embedding_D=sighting.embedding_D,
+                sighting_id=sighting.sighting_id,
+            )
+            self._add(exemplar, statements)
+
+    def _thin_out(self, global_id: int, statements: list[Statement]) -> None:
         """Drop exemplars until few enough are left, each time the one most like another; the older of a pair stays."""
-        while True:
-            rows = self._index.rows_of(global_id)
-            if len(rows) <= self.config.max_exemplars:
-                return
-            rows = rows[np.argsort(self._index.exemplar_ids_M[rows])]
+        while len(rows := self._index.rows_of(global_id)) > self.config.max_exemplars:
             own_MD = self._index.embeddings_MD[rows]
             likeness_MM = np.tril(own_MD @ own_MD.T, k=-1) + np.triu(np.full((len(rows), len(rows)), -2.0))
             newer = rows[int(np.argmax(likeness_MM.max(axis=1)))]
-            changes.exemplars[self._index.drop_row(int(newer))] = None
-
-
-class _Index:
-    """Arrays that grow by doubling; a dropped row is filled with the last one."""
-
-    def __init__(self, embedding_dim: int) -> None:
-        self._count = 0
-        self._embeddings = np.empty((64, embedding_dim), dtype=np.float32)
-        self._global_ids = np.empty(64, dtype=np.int64)
-        self._exemplar_ids = np.empty(64, dtype=np.int64)
-        self._captured_at = np.empty(64, dtype=np.float64)
-
-    @property
-    def embeddings_MD(self) -> NDArray[np.float32]:  # noqa: N802
-        return self._embeddings[: self._count]
-
-    @property
-    def global_ids_M(self) -> NDArray[np.int64]:  # noqa: N802
-        return self._global_ids[: self._count]
-
-    @property
-    def exemplar_ids_M(self) -> NDArray[np.int64]:  # noqa: N802
-        return self._exemplar_ids[: self._count]
-
-    def rows_of(self, global_id: int) -> NDArray[np.intp]:
-        return np.flatnonzero(self.global_ids_M == global_id)
-
-    def add(self, exemplar: Exemplar) -> None:
-        if self._count == len(self._global_ids):
-            self._embeddings = np.concatenate([self._embeddings, np.empty_like(self._embeddings)])
-            self._global_ids = np.concatenate([self._global_ids, np.empty_like(self._global_ids)])
-            self._exemplar_ids = np.concatenate([self._exemplar_ids, np.empty_like(self._exemplar_ids)])
-            self._captured_at = np.concatenate([self._captured_at, np.empty_like(self._captured_at)])
-        self._embeddings[self._count] = exemplar.embedding_D
-        self._global_ids[self._count] = exemplar.global_id
-        self._exemplar_ids[self._count] = exemplar.exemplar_id
-        self._captured_at[self._count] = exemplar.captured_at
-        self._count += 1
-
-    def move(self, row: int, global_id: int) -> Exemplar:
-        """Give a row to another identity; returns the whole of it."""
-        self._global_ids[row] = global_id
-        return Exemplar(
-            exemplar_id=int(self._exemplar_ids[row]),
-            global_id=global_id,
-            captured_at=float(self._captured_at[row]),
-            embedding_D=self._embeddings[row].copy(),
-        )
-
-    def drop_row(self, row: int) -> int:
-        """Drop a row; returns its exemplar_id."""
-        exemplar_id = int(self._exemplar_ids[row])
-        self._count -= 1
-        for array in (self._embeddings, self._global_ids, self._exemplar_ids, self._captured_at):
-            array[row] = array[self._count]
-        return exemplar_id
+            statements.append(Statement(records.DROP_EXEMPLAR, (self._index.drop(newer),)))

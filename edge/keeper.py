@@ -1,9 +1,8 @@
 """Writes the gallery to disk, in a thread of its own: a slow, full or read-only disk never holds up the loop.
 
-The gallery in memory is complete at any time, and what waits here are the rows in which the file still differs from
-it. So nothing has to be replayed in order, several changes of one row are written as one, and what waits can never
-be more than the gallery itself. Each write makes the file whole: either it is as the gallery was at that moment, or
-as it was before.
+The gallery in memory is complete at any time, and what waits here are the changes by which the file is behind it, in
+their order: a few kilobytes for each sighting. Each write makes the file whole: either it is as the gallery was at
+that moment, or as it was before.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ import time
 from typing import TYPE_CHECKING
 
 from reidge.edge.errors import ReidgeError
-from reidge.edge.store import Changes
 from reidge.edge.threadname import name_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reidge.edge.records import Statement
     from reidge.edge.store import Store
 
 RETRY_SECONDS = 1.0
@@ -37,8 +38,9 @@ class Keeper(threading.Thread):
         self.trouble: str | None = None
         """Why nothing is written at the moment."""
         self._store = store
-        self._waiting = Changes()
-        self._writing = Changes()
+        self._waiting: list[Statement] = []
+        self._writing: list[Statement] = []
+        self._given = 0
         self._changed = threading.Condition()
         self._closing = self._last_attempt = False
         self._leave_by = 0.0
@@ -46,15 +48,26 @@ class Keeper(threading.Thread):
 
     @property
     def pending(self) -> int:
-        """Rows in which the file differs from the gallery."""
+        """Changes by which the file is behind the gallery."""
         with self._changed:
             return len(self._waiting) + len(self._writing)
 
-    def put(self, changes: Changes) -> None:
+    def put(self, statements: Sequence[Statement]) -> None:
         """Take in what changed; returns at once."""
         with self._changed:
-            self._waiting.update(changes)
+            self._waiting.extend(statements)
+            self._given += len(statements)
             self._changed.notify_all()
+
+    def mark(self) -> int:
+        """A number for all that was put so far."""
+        with self._changed:
+            return self._given
+
+    def durable(self, mark: int) -> bool:
+        """Tell whether all that was put before a mark is in the file."""
+        with self._changed:
+            return self._given - len(self._waiting) - len(self._writing) >= mark
 
     def flush(self, seconds: float) -> bool:
         """Wait until the file is like the gallery; False when that takes longer, or does not work at present."""
@@ -73,7 +86,9 @@ class Keeper(threading.Thread):
         """After `leave`: wait for the thread until its time is over; a disk that hangs is left alone then."""
         self.join(max(0.0, self._leave_by - time.monotonic()))
         if self.pending:
-            log.error("%d rows of the gallery could not be written: %s", self.pending, self.trouble or "the disk hangs")
+            log.error(
+                "%d changes of the gallery could not be written: %s", self.pending, self.trouble or "the disk hangs"
+            )
 
     def run(self) -> None:
         """Write until closed."""
@@ -100,13 +115,12 @@ class Keeper(threading.Thread):
             if not self._waiting or self._last_attempt:
                 return False
             self._last_attempt = self._closing
-            self._writing, self._waiting = self._waiting, Changes()
+            self._writing, self._waiting = self._waiting, []
             return True
 
     def _failed(self, error: Exception) -> None:
         with self._changed:
-            self._writing.update(self._waiting)
-            self._waiting, self._writing = self._writing, Changes()
+            self._waiting, self._writing = self._writing + self._waiting, []
             self.failures += 1
             self.trouble = " ".join(str(error).split())
             self._changed.notify_all()
@@ -118,7 +132,7 @@ class Keeper(threading.Thread):
 
     def _worked(self) -> None:
         with self._changed:
-            self._writing = Changes()
+            self._writing = []
             recovered, self.trouble = self.trouble is not None, None
             self._changed.notify_all()
         if recovered:

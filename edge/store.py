@@ -1,55 +1,40 @@
-"""The gallery on disk: identities and their exemplars, in SQLite."""
+"""The gallery's file: SQLite, which is the truth of it."""
 
-# D = embedding
+# M = exemplars of a block, D = embedding
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import make_own_folder, open_own
+from reidge.edge.migrations import META, migrate, schema_of, transaction
+from reidge.edge.records import Identity, SightingRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = "1"
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS identities (
-    global_id INTEGER PRIMARY KEY AUTOINCREMENT,  -- a number that was erased is never given again
-    created_at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS exemplars (
-    exemplar_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    global_id INTEGER NOT NULL REFERENCES identities ON DELETE CASCADE,
-    captured_at REAL NOT NULL,
-    embedding BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS exemplars_of ON exemplars (global_id);
-"""
-# An identity that another process erased meanwhile stays erased: its exemplars go nowhere.
-PUT_EXEMPLAR = """
-INSERT INTO exemplars (exemplar_id, global_id, captured_at, embedding)
-SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM identities WHERE global_id = ?2)
-ON CONFLICT (exemplar_id) DO UPDATE SET global_id = excluded.global_id
-"""
-# Numbers of rows that came and went before they could be written count too.
-RAISE_SEQUENCE = "UPDATE sqlite_sequence SET seq = ?2 WHERE name = ?1 AND seq < ?2"
-START_SEQUENCE = """
-INSERT INTO sqlite_sequence (name, seq)
-SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)
-"""
+    from reidge.edge.records import Statement
+
+IN_MEMORY = ":memory:"
+BLOCK = 4096
+"""Rows that are read at a time."""
+COUNTED = ("identities", "exemplars", "sightings")
+
+log = logging.getLogger(__name__)
 
 
 class GalleryInUse(ReidgeError):
@@ -57,57 +42,46 @@ class GalleryInUse(ReidgeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exemplar:
-    """One embedding of an identity."""
+class ExemplarBlock:
+    """Exemplars as columns."""
 
-    exemplar_id: int
-    global_id: int
-    captured_at: float
-    embedding_D: NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Changes:
-    """Rows as they are to be, by number; None deletes one. What was written before is of no interest."""
-
-    identities: dict[int, float | None] = field(default_factory=dict)
-    """When each was created."""
-    exemplars: dict[int, Exemplar | None] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.identities) + len(self.exemplars)
-
-    def update(self, newer: Changes) -> None:
-        """Take in what changed since."""
-        self.identities.update(newer.identities)
-        self.exemplars.update(newer.exemplars)
+    exemplar_ids_M: NDArray[np.int64]
+    global_ids_M: NDArray[np.int64]
+    sighting_ids_M: NDArray[np.int64]
+    """0 for none."""
+    captured_at_M: NDArray[np.float64]
+    quality_M: NDArray[np.float32]
+    enrolled_M: NDArray[np.bool_]
+    embeddings_MD: NDArray[np.float32]
 
 
 class Store:
     """One SQLite file in WAL mode; other processes may read it meanwhile, and none may write.
 
-    Any thread may call it.
+    Any thread may call it. Reading has a connection of its own, so it waits for no write.
 
     Args:
-        path: The file.
+        path: The file; `":memory:"` is gone when it is closed.
         encoder_hash: Identity of the embedding space.
         embedding_dim: Length of an embedding.
 
     Raises:
-        InputError: The file is no gallery, or belongs to another encoder.
+        InputError: The file is no gallery, or belongs to another encoder or a newer reidge.
         ReidgeError: The file cannot be opened or written, or another process writes to it.
     """
 
     def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int) -> None:
         self.path = Path(path)
         self.embedding_dim = embedding_dim
+        self._in_memory = str(path) == IN_MEMORY
         self._encoder_hash = encoder_hash
-        self._using = threading.RLock()
-        self._lock_file = self._claim()
+        self._using, self._looking = threading.RLock(), threading.RLock()
+        self._lock_file = None if self._in_memory else self._claim()
         try:
-            self._db = self._open()
+            self._db, self._reader = self._open()
         except BaseException:
-            self._lock_file.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
             raise
 
     def _claim(self) -> IO[str]:
@@ -131,9 +105,22 @@ class Store:
             pass
         return lock_file
 
-    def _open(self) -> sqlite3.Connection:
-        with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
-            os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Connections to write and to read; one in memory is both."""
+        db = self._connect()
+        if self._in_memory:
+            return db, db
+        try:
+            reader = self._connect()
+        except BaseException:
+            db.close()
+            raise
+        return db, reader
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._in_memory:
+            with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
+                os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
             db = sqlite3.connect(self.path, isolation_level=None, timeout=10.0, check_same_thread=False)
         except sqlite3.OperationalError as error:
@@ -154,43 +141,40 @@ class Store:
     def _damaged(self, error: Exception) -> InputError:
         return InputError(f"{self.path} is not a usable gallery ({error}). Give another path in storage.gallery.")
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Tell of pages that are damaged: opening a file does not look at them."""
-        try:
-            with self._using:
-                yield
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the last two: of an embedding's bytes
-            raise self._damaged(error) from error
-
     def _unusable(self, error: sqlite3.Error) -> ReidgeError:
         return ReidgeError(
             f"the gallery {self.path} cannot be written: {error}. Check the folder, its permissions and the free space."
         )
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Tell of pages that are damaged: opening a file does not look at them."""
+        try:
+            with self._looking:
+                yield self._reader
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the last two: of an embedding's bytes
+            raise self._damaged(error) from error
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # an erased person's embedding is overwritten, not just unlinked
-        db.executescript(SCHEMA)
-        meta = {"schema": SCHEMA_VERSION, "encoder": self._encoder_hash, "embedding_dim": str(self.embedding_dim)}
-        with _transaction(db):
-            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", meta.items())
-        found = dict(db.execute("SELECT key, value FROM meta"))
-        if found["schema"] != SCHEMA_VERSION:
+        if schema_of(db, self.path) == 0:
+            meta = {"encoder": self._encoder_hash, "embedding_dim": str(self.embedding_dim)}
+            with transaction(db):
+                db.execute(META)
+                db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", meta.items())
+        (found,) = db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone() or ("",)
+        if found != self._encoder_hash:
             raise InputError(
-                f"{self.path} has gallery schema {found['schema']}, this reidge reads {SCHEMA_VERSION}. "
-                "Use the matching reidge or another path in storage.gallery."
-            )
-        if found["encoder"] != self._encoder_hash:
-            raise InputError(
-                f"{self.path} holds embeddings of another encoder ({found['encoder'][:12]}..., the bundle has "
+                f"{self.path} holds embeddings of another encoder ({found[:12]}..., the bundle has "
                 f"{self._encoder_hash[:12]}...). Run the bundle it was made with, or start a new gallery in "
                 "storage.gallery."
             )
+        migrate(db, self.path)
 
     def reopen(self) -> None:
         """Open the file anew: what went wrong with a disk may stay with the files that were open then.
@@ -198,97 +182,147 @@ class Store:
         Raises:
             ReidgeError: It cannot be opened yet.
         """
-        with self._using:
-            with suppress(sqlite3.Error):
-                self._db.close()
-            self._db = self._open()
+        with self._using, self._looking:
+            for db in (self._reader, self._db):
+                with suppress(sqlite3.Error):
+                    db.close()
+            self._db, self._reader = self._open()
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        with self._using:
+        with self._using, self._looking:
+            self._reader.close()
             self._db.close()
-            self._lock_file.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
 
-    def exemplars(self) -> list[Exemplar]:
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Ask the file.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        with self._reading() as db:
+            return db.execute(sql, values).fetchall()
+
+    def exemplars(self) -> Iterator[ExemplarBlock]:
         """Read all exemplars, oldest first.
 
         Raises:
             InputError: The file is damaged.
         """
+        with self._reading() as db:
+            cursor = db.execute(
+                "SELECT exemplar_id, global_id, coalesce(sighting_id, 0), captured_at, quality, enrolled, embedding "
+                "FROM exemplars ORDER BY 1"
+            )
+            while rows := cursor.fetchmany(BLOCK):
+                numbers, global_ids, sighting_ids, captured_at, quality, enrolled, blobs = zip(*rows, strict=True)
+                yield ExemplarBlock(
+                    exemplar_ids_M=np.array(numbers, dtype=np.int64),
+                    global_ids_M=np.array(global_ids, dtype=np.int64),
+                    sighting_ids_M=np.array(sighting_ids, dtype=np.int64),
+                    captured_at_M=np.array(captured_at, dtype=np.float64),
+                    quality_M=np.array(quality, dtype=np.float32),
+                    enrolled_M=np.array(enrolled, dtype=np.bool_),
+                    embeddings_MD=self._embeddings(blobs),
+                )
+
+    def identities(self) -> list[Identity]:
+        """Read all identities, ascending.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        rows = self.read("SELECT global_id, created_at, last_seen, name, uid FROM identities ORDER BY 1")
+        return [Identity(global_id=g, created_at=c, last_seen=s, name=n, uid=u) for g, c, s, n, u in rows]
+
+    def sightings(self, where: str, values: Sequence[object] = ()) -> list[SightingRow]:
+        """Read sightings for which a condition holds, oldest first.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        rows = self.read(
+            "SELECT sighting_id, uid, camid, track_id, started_at, ended_at, global_id, similarity, pictures, "
+            f"embedding FROM sightings WHERE {where} ORDER BY ended_at, sighting_id",
+            values,
+        )
         with self._reading():
-            rows = self._db.execute("SELECT exemplar_id, global_id, captured_at, embedding FROM exemplars ORDER BY 1")
             return [
-                Exemplar(
-                    exemplar_id=row[0],
-                    global_id=row[1],
-                    captured_at=row[2],
-                    embedding_D=np.frombuffer(row[3], dtype="<f4").astype(np.float32).reshape(self.embedding_dim),
+                SightingRow(
+                    sighting_id=row[0],
+                    uid=row[1],
+                    camid=row[2],
+                    track_id=row[3],
+                    started_at=row[4],
+                    ended_at=row[5],
+                    global_id=row[6],
+                    similarity=row[7],
+                    pictures=row[8],
+                    embedding_D=None if row[9] is None else self._embeddings(row[9:])[0],
                 )
                 for row in rows
             ]
 
-    def identities(self) -> dict[int, float]:
-        """Read all global_ids, ascending, and when each was created.
+    def last_numbers(self) -> dict[str, int]:
+        """The largest number ever given, of each table that has numbers.
 
         Raises:
             InputError: The file is damaged.
         """
-        with self._reading():
-            return dict(self._db.execute("SELECT global_id, created_at FROM identities ORDER BY 1"))
+        found = dict(self.read("SELECT name, seq FROM sqlite_sequence"))
+        return {table: found.get(table, 0) for table in COUNTED}
 
-    def last_numbers(self) -> tuple[int, int]:
-        """The largest global_id and exemplar_id ever given.
-
-        Raises:
-            InputError: The file is damaged.
-        """
-        with self._reading():
-            found = dict(self._db.execute("SELECT name, seq FROM sqlite_sequence"))
-            return found.get("identities", 0), found.get("exemplars", 0)
-
-    def write(self, changes: Changes) -> None:
-        """Make the file say what `changes` says: all of it or nothing.
+    def write(self, statements: Sequence[Statement]) -> None:
+        """Change the file: all of it or nothing.
 
         Raises:
             ReidgeError: The disk is full or read-only, or another process holds the file.
         """
         try:
-            with self._using, _transaction(self._db):
-                self._put(changes)
+            with self._using:
+                try:
+                    with transaction(self._db):
+                        self._run(statements)
+                except sqlite3.IntegrityError:
+                    with transaction(self._db):
+                        self._run_those_that_fit(statements)
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def _put(self, changes: Changes) -> None:
-        """Write identities before exemplars that belong to them, and delete them last, when those have moved on."""
-        there = [(number, at) for number, at in changes.identities.items() if at is not None]
-        gone = [(number,) for number, at in changes.identities.items() if at is None]
-        exemplars = [exemplar for exemplar in changes.exemplars.values() if exemplar is not None]
-        dropped = [(number,) for number, exemplar in changes.exemplars.items() if exemplar is None]
-        self._db.executemany("INSERT OR IGNORE INTO identities VALUES (?, ?)", there)
-        self._db.executemany(
-            PUT_EXEMPLAR,
-            [(e.exemplar_id, e.global_id, e.captured_at, e.embedding_D.astype("<f4").tobytes()) for e in exemplars],
-        )
-        self._db.executemany("DELETE FROM exemplars WHERE exemplar_id = ?", dropped)
-        self._db.executemany("DELETE FROM identities WHERE global_id = ?", gone)
-        for table, numbers in (("identities", changes.identities), ("exemplars", changes.exemplars)):
-            for statement in (START_SEQUENCE, RAISE_SEQUENCE):
-                self._db.execute(statement, (table, max(numbers, default=0)))
+    def _run(self, statements: Sequence[Statement]) -> None:
+        for sql, group in groupby(statements, key=lambda statement: statement.sql):
+            self._db.executemany(sql, (self._row(statement) for statement in group))
+
+    def _run_those_that_fit(self, statements: Sequence[Statement]) -> None:
+        """Leave out what contradicts the file: it would hold up all that comes after it for ever."""
+        for statement in statements:
+            try:
+                self._db.execute(statement.sql, self._row(statement))
+            except sqlite3.IntegrityError as error:
+                what = " ".join(statement.sql.split()[:3])
+                log.error("a change of %s contradicts it and is left out (%s ...: %s)", self.path, what, error)
+
+    def _row(self, statement: Statement) -> tuple[object, ...]:
+        return tuple(self._seal(value) if isinstance(value, np.ndarray) else value for value in statement.values)
+
+    def _seal(self, array: NDArray[Any]) -> bytes:
+        """An embedding or a picture as the file keeps it."""
+        return (array.astype("<f4") if array.dtype.kind == "f" else array).tobytes()
+
+    def _unseal(self, blob: bytes) -> bytes:
+        return blob
+
+    def _embeddings(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
+        """Embeddings `(M, D)` from as many blobs."""
+        plain = [self._unseal(blob) for blob in blobs]
+        if any(len(blob) != 4 * self.embedding_dim for blob in plain):
+            raise ValueError("an embedding of another length")
+        found_MD = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self.embedding_dim)
+        return found_MD.astype(np.float32, copy=False)
 
     def flush_journal(self) -> None:
         """Write the journal back and empty it, so that nothing erased stays in it."""
         with self._using:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite ends it itself when the disk is full
-            db.execute("ROLLBACK")
-        raise

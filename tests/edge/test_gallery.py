@@ -8,6 +8,7 @@ import pytest
 
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.records import SightingRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,3 +217,170 @@ def test_others_can_read_while_the_gallery_is_open(tmp_path: Path) -> None:
         reader = sqlite3.connect(path)
         assert reader.execute("SELECT count(*) FROM identities").fetchone() == (1,)
         reader.close()
+
+
+def seen(degrees: float, *, at: float, global_id: int | None = None, camid: str = "door") -> SightingRow:
+    return SightingRow(
+        camid=camid,
+        track_id=round(at),
+        started_at=at - 5,
+        ended_at=at,
+        global_id=global_id,
+        pictures=7,
+        embedding_D=unit(degrees),
+    )
+
+
+def visit(gallery: Gallery, degrees: float, *, at: float, global_id: int | None = None) -> tuple[int, int]:
+    """A sighting with its exemplar; returns the identity and the sighting."""
+    if global_id is None:
+        global_id = gallery.enrol(unit(degrees), captured_at=at)
+        return global_id, gallery.record(seen(degrees, at=at, global_id=global_id))
+    sighting_id = gallery.record(seen(degrees, at=at, global_id=global_id))
+    gallery.enrol(unit(degrees), captured_at=at, global_id=global_id, sighting_id=sighting_id)
+    return global_id, sighting_id
+
+
+def test_the_nearest_come_best_first_with_their_names() -> None:
+    with open_gallery(nearest=1) as gallery:
+        far = gallery.enrol(unit(90), captured_at=0.0)
+        known = gallery.enrol(unit(20), captured_at=0.0, enrolled=True, name="Ada")
+        near = gallery.enrol(unit(10), captured_at=0.0)
+        found = gallery.nearest(unit(0))
+        assert [candidate.global_id for candidate in found] == [near, known, far]
+        assert [candidate.enrolled for candidate in found] == [False, True, False]
+        assert found[1].name == "Ada"
+        assert [candidate.global_id for candidate in gallery.nearest(unit(0), forbidden={near}, limit=1)] == [known]
+        assert [
+            [c.global_id for c in some] for some in gallery.nearest_many(np.stack([unit(0), unit(80)]), limit=1)
+        ] == [[near], [far]]
+
+
+@pytest.mark.parametrize("where", ["gallery.sqlite", ":memory:"])
+def test_sightings_are_found_by_time_and_by_identity(tmp_path: Path, where: str) -> None:
+    with open_gallery(where if where == ":memory:" else tmp_path / where) as gallery:
+        known, first = visit(gallery, 0, at=10.0)
+        second = gallery.record(seen(90, at=20.0))
+        _, third = visit(gallery, 5, at=30.0, global_id=known)
+        assert [row.sighting_id for row in gallery.sightings()] == [first, second, third]
+        assert [row.sighting_id for row in gallery.sightings(since=20.0, until=30.0)] == [second]
+        assert [row.sighting_id for row in gallery.sightings(global_id=known)] == [first, third]
+        row = gallery.sightings(since=30.0)[0]
+        assert (row.camid, row.track_id, row.started_at, row.ended_at, row.pictures) == ("door", 30, 25.0, 30.0, 7)
+        assert row.embedding_D is not None
+        assert np.array_equal(row.embedding_D, unit(5))
+
+
+def test_a_late_decision_takes_its_exemplar_along(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path, nearest=1) as gallery:
+        one, other = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(90), captured_at=0.0)
+        _, sighting = visit(gallery, 50, at=10.0, global_id=one)
+        gallery.assign(sighting, other, 0.77)
+        assert gallery.similarities(unit(50))[other] == pytest.approx(1.0)
+        assert gallery.similarities(unit(50))[one] == pytest.approx(np.cos(np.radians(50)))
+        assert gallery.identity(other).last_seen == 10.0
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.similarities(unit(50))[other] == pytest.approx(1.0)
+        (row,) = gallery.sightings()
+        assert (row.global_id, row.similarity) == (other, 0.77)
+        gallery.assign(sighting, None)
+        assert gallery.similarities(unit(50))[other] == pytest.approx(np.cos(np.radians(40)))
+        assert gallery.sightings()[0].global_id is None
+
+
+def test_a_merge_can_be_taken_back_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path, nearest=1) as gallery:
+        one, _ = visit(gallery, 0, at=10.0)
+        other, _ = visit(gallery, 90, at=20.0)
+        visit(gallery, 95, at=25.0, global_id=other)
+        gallery.rename(other, "Ada")
+        uid = gallery.identity(other).uid
+        gallery.merge(kept=one, absorbed=other)
+        assert (gallery.identity(one).name, gallery.identity(one).last_seen) == ("Ada", 25.0)
+        visit(gallery, 3, at=30.0, global_id=one)  # what comes after the merge stays
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.unmerge(other) == one
+        assert gallery.identities() == [one, other]
+        assert gallery.identity(other).uid == uid
+        assert (gallery.identity(one).name, gallery.identity(other).name) == (None, "Ada")
+        assert (gallery.identity(one).last_seen, gallery.identity(other).last_seen) == (30.0, 25.0)
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.match(unit(91)).global_id == other
+        assert gallery.match(unit(2)).global_id == one
+        assert [row.ended_at for row in gallery.sightings(global_id=one)] == [10.0, 30.0]
+        assert [row.ended_at for row in gallery.sightings(global_id=other)] == [20.0, 25.0]
+        with pytest.raises(InputError, match="stands on its own"):
+            gallery.unmerge(other)
+
+
+def test_a_merge_is_taken_back_from_whoever_has_absorbed_the_rest_since() -> None:
+    with open_gallery(nearest=1) as gallery:
+        first, _ = visit(gallery, 0, at=10.0)
+        second, _ = visit(gallery, 90, at=20.0)
+        third, _ = visit(gallery, 180, at=30.0)
+        gallery.merge(kept=second, absorbed=third)
+        gallery.merge(kept=first, absorbed=second)
+        assert gallery.unmerge(third) == first
+        assert gallery.match(unit(180)).global_id == third
+        assert gallery.match(unit(90)).global_id == first
+        assert gallery.unmerge(second) == first
+        assert gallery.match(unit(90)).global_id == second
+
+
+def test_exemplars_that_were_thinned_out_come_back_from_their_sightings() -> None:
+    with open_gallery(nearest=1, max_exemplars=1) as gallery:
+        one, _ = visit(gallery, 0, at=10.0)
+        other, _ = visit(gallery, 20, at=20.0)
+        gallery.merge(kept=one, absorbed=other)
+        assert gallery.similarities(unit(20))[one] == pytest.approx(np.cos(np.radians(20)))  # one exemplar is left
+        gallery.unmerge(other)
+        assert gallery.similarities(unit(20))[other] == pytest.approx(1.0)
+
+
+def test_some_sightings_become_an_identity_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path, nearest=1) as gallery:
+        known, first = visit(gallery, 0, at=10.0)
+        _, second = visit(gallery, 60, at=20.0, global_id=known)
+        _, third = visit(gallery, 65, at=30.0, global_id=known)
+        made = gallery.split(known, [second, third])
+        assert made == known + 1
+        assert gallery.match(unit(62)).global_id == made
+        assert gallery.identity(known).last_seen == 10.0
+        assert (gallery.identity(made).created_at, gallery.identity(made).last_seen) == (15.0, 30.0)
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.match(unit(62)).global_id == made
+        assert [row.sighting_id for row in gallery.sightings(global_id=made)] == [second, third]
+        with pytest.raises(InputError, match="none of the sightings given"):
+            gallery.split(known, [second])
+        with pytest.raises(InputError, match="nothing would be left of identity 2"):
+            gallery.split(made, [second, third])
+        with pytest.raises(InputError, match="no identity 99"):
+            gallery.split(99, [first])
+
+
+def test_a_mark_is_durable_once_the_file_says_what_was_changed_before_it(tmp_path: Path) -> None:
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        before = gallery.mark()
+        assert gallery.durable(before)
+        gallery.enrol(unit(0), captured_at=0.0)
+        mark = gallery.mark()
+        assert mark > before
+        assert gallery.flush(5.0)
+        assert gallery.durable(mark)
+    with open_gallery() as gallery:
+        gallery.enrol(unit(0), captured_at=0.0)
+        assert gallery.durable(gallery.mark())  # there is nothing to wait for
+
+
+def test_a_clock_that_jumps_back_changes_nothing_that_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    with open_gallery(path, nearest=1, max_exemplars=2) as gallery:
+        known, _ = visit(gallery, 0, at=1000.0)
+        visit(gallery, 60, at=10.0, global_id=known)
+        assert gallery.identity(known).last_seen == 1000.0
+        gallery.enrol(unit(61), captured_at=20.0, global_id=known)  # the newer of the pair, though its time is older
+        assert [e.captured_at for e in gallery.exemplars(known)] == [1000.0, 10.0]
+        assert [row.ended_at for row in gallery.sightings()] == [10.0, 1000.0]
