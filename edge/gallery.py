@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from reidge.edge import records
+from reidge.edge.erasure import forget_identity, forget_sightings
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.index import Index
 from reidge.edge.keeper import Keeper
@@ -86,16 +87,25 @@ class Gallery:
         encoder_hash: Identity of the embedding space; a gallery of another encoder is refused.
         embedding_dim: Length of an embedding.
         config: Thresholds and sizes.
+        secret: Embeddings and pictures are encrypted in the file with a key made from it.
 
     Raises:
         InputError: The file is no gallery, is damaged, or belongs to another encoder.
     """
 
-    def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int, config: GalleryConfig) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        encoder_hash: str,
+        embedding_dim: int,
+        config: GalleryConfig,
+        secret: str | None = None,
+    ) -> None:
         self.path = path
         self.config = config
         self.embedding_dim = embedding_dim
-        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim)
+        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret)
         self._index = Index(embedding_dim)
         self._identities: dict[int, Identity] = {}
         self._last = dict.fromkeys(("identities", "exemplars", "sightings"), 0)
@@ -520,24 +530,54 @@ class Gallery:
         self.keep(statements)
         return made
 
-    def erase(self, global_id: int) -> None:
-        """Forget an identity: its embeddings leave the file and the index; its number is never given again.
+    def forget(self, global_id: int, *, tombstone: bool = True) -> None:
+        """Forget an identity, with its exemplars, sightings and pictures; its number is never given again.
+
+        The file follows when it can, `scrub` waits for it.
+
+        Args:
+            global_id: The identity.
+            tombstone: Whether a backup from before may not bring it back either.
 
         Raises:
             InputError: There is no such identity.
-            ReidgeError: It is forgotten here, but the disk does not let it be erased from the file yet.
         """
         self._require(global_id)
         del self._identities[global_id]
         while rows := self._index.rows_of(global_id):
             self._index.drop(rows[-1])
-        self.keep([Statement(records.DROP_SIGHTINGS_OF, (global_id,)), Statement(records.DROP_IDENTITY, (global_id,))])
+        self.keep(forget_identity(global_id, erased_at=time.time() if tombstone else None))
+
+    def forget_sightings(self, sighting_ids: Collection[int], *, tombstone: bool = True) -> None:
+        """Forget recorded sightings; with a tombstone the exemplars from them are forgotten too."""
+        if tombstone:
+            for sighting_id in sighting_ids:
+                while rows := self._index.rows_from(sighting_id):
+                    self._index.drop(max(rows))
+        self.keep(forget_sightings(sighting_ids, erased_at=time.time() if tombstone else None))
+
+    def scrub(self) -> None:
+        """See to it that nothing of whom was forgotten is left in the file or its journal.
+
+        Raises:
+            ReidgeError: The disk, or another process that reads the file, does not let that happen yet.
+        """
         if not self.flush(WRITE_SECONDS):
             raise ReidgeError(
-                f"identity {global_id} is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
+                f"what was forgotten is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
                 "It will be as soon as the file can be written, unless the process ends before."
             )
         self.store.flush_journal()
+
+    def erase(self, global_id: int) -> None:
+        """Forget an identity, and wait until nothing of it is left in any file.
+
+        Raises:
+            InputError: There is no such identity.
+            ReidgeError: It is forgotten here, but the disk does not let it be erased from the file yet.
+        """
+        self.forget(global_id)
+        self.scrub()
 
     # How
 

@@ -98,6 +98,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         CREATE TABLE audit (
             audit_id INTEGER PRIMARY KEY AUTOINCREMENT,
             at REAL NOT NULL,
+            actor TEXT NOT NULL,
             action TEXT NOT NULL,
             subject TEXT,
             detail TEXT

@@ -56,7 +56,6 @@ MOVE_ALL_SIGHTINGS = """
 UPDATE sightings SET global_id = ?2
 WHERE global_id = ?1 AND EXISTS (SELECT 1 FROM identities WHERE global_id = ?2)
 """
-DROP_SIGHTINGS_OF = "DELETE FROM sightings WHERE global_id = ?"
 # What was whose before, as the file knows it: enough to take a merge back.
 NOTE_MERGE = """
 INSERT INTO history (at, action, global_id, other_id, detail)

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from reidge.edge.cipher import Cipher, cipher_of
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import make_own_folder, open_own
 from reidge.edge.migrations import META, migrate, schema_of, transaction
@@ -35,6 +36,10 @@ BLOCK = 4096
 COUNTED = ("identities", "exemplars", "sightings")
 
 log = logging.getLogger(__name__)
+BUSY_SECONDS = 10.0
+"""For another process to let go of the file."""
+JOURNAL_SECONDS = 2.0
+"""For those who read to come to an end, so that the journal can be emptied."""
 
 
 class GalleryInUse(ReidgeError):
@@ -64,17 +69,21 @@ class Store:
         path: The file; `":memory:"` is gone when it is closed.
         encoder_hash: Identity of the embedding space.
         embedding_dim: Length of an embedding.
+        secret: Embeddings and pictures are encrypted with a key made from it; None leaves them as they are.
 
     Raises:
-        InputError: The file is no gallery, or belongs to another encoder or a newer reidge.
+        InputError: The file is no gallery, belongs to another encoder or a newer reidge, or does not go together with
+            the secret.
         ReidgeError: The file cannot be opened or written, or another process writes to it.
     """
 
-    def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int) -> None:
+    def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int, secret: str | None = None) -> None:
         self.path = Path(path)
         self.embedding_dim = embedding_dim
         self._in_memory = str(path) == IN_MEMORY
         self._encoder_hash = encoder_hash
+        self._secret = None if self._in_memory else secret
+        self._cipher: Cipher | None = None
         self._using, self._looking = threading.RLock(), threading.RLock()
         self._lock_file = None if self._in_memory else self._claim()
         try:
@@ -122,7 +131,7 @@ class Store:
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
                 os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
-            db = sqlite3.connect(self.path, isolation_level=None, timeout=10.0, check_same_thread=False)
+            db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from error
         try:
@@ -164,6 +173,8 @@ class Store:
         db.execute("PRAGMA secure_delete = ON")  # an erased person's embedding is overwritten, not just unlinked
         if schema_of(db, self.path) == 0:
             meta = {"encoder": self._encoder_hash, "embedding_dim": str(self.embedding_dim)}
+            if self._secret is not None:
+                meta["cipher"] = Cipher.make(self._secret).header
             with transaction(db):
                 db.execute(META)
                 db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", meta.items())
@@ -174,6 +185,9 @@ class Store:
                 f"{self._encoder_hash[:12]}...). Run the bundle it was made with, or start a new gallery in "
                 "storage.gallery."
             )
+        if self._cipher is None:  # a key takes its time, and is the same for every connection
+            header = db.execute("SELECT value FROM meta WHERE key = 'cipher'").fetchone()
+            self._cipher = cipher_of(header and header[0], self._secret, path=self.path)
         migrate(db, self.path)
 
     def reopen(self) -> None:
@@ -309,10 +323,11 @@ class Store:
 
     def _seal(self, array: NDArray[Any]) -> bytes:
         """An embedding or a picture as the file keeps it."""
-        return (array.astype("<f4") if array.dtype.kind == "f" else array).tobytes()
+        plain = (array.astype("<f4") if array.dtype.kind == "f" else array).tobytes()
+        return plain if self._cipher is None else self._cipher.seal(plain)
 
     def _unseal(self, blob: bytes) -> bytes:
-        return blob
+        return blob if self._cipher is None else self._cipher.open(blob)
 
     def _embeddings(self, blobs: Sequence[bytes]) -> NDArray[np.float32]:
         """Embeddings `(M, D)` from as many blobs."""
@@ -323,6 +338,22 @@ class Store:
         return found_MD.astype(np.float32, copy=False)
 
     def flush_journal(self) -> None:
-        """Write the journal back and empty it, so that nothing erased stays in it."""
-        with self._using:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Write the journal back and empty it, so that nothing erased stays in it.
+
+        Raises:
+            ReidgeError: Another process reads the file and does not come to an end, or the disk fails.
+        """
+        try:
+            with self._using:
+                self._db.execute(f"PRAGMA busy_timeout = {int(1000 * JOURNAL_SECONDS)}")
+                try:
+                    (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    self._db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        if busy:
+            raise ReidgeError(
+                f"what was erased is still in the journal {self.path}-wal, because another process reads the gallery. "
+                "End that one; the journal is emptied at the next erasure, or when reidge stops."
+            )
