@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,10 @@ SETTLE_SECONDS = 0.05
 """The same between two moments of the loop, as long as the disk keeps up."""
 NEAR_ROWS = 16
 """Exemplars that are looked at for each identity that is asked for."""
+LEAST_ROWS = 256
+"""Exemplars that are looked at in any case."""
+FINALISTS = 4
+"""Identities that are compared in full for each one that is asked for."""
 FEW_EXEMPLARS = 4096
 """Up to so many, an identity is compared with all others; beyond, with the nearest."""
 
@@ -167,6 +172,11 @@ class Gallery:
         self._require(global_id)
         return replace(self._identities[global_id])
 
+    def last_seen(self, global_id: int) -> float | None:
+        """When an identity was last seen; None where there is no such identity."""
+        identity = self._identities.get(global_id)
+        return None if identity is None else identity.last_seen
+
     def exemplars(self, global_id: int) -> list[Exemplar]:
         """All exemplars of an identity, oldest first."""
         return [self._index.exemplar(row) for row in self._index.rows_of(global_id)]
@@ -250,46 +260,39 @@ class Gallery:
             forbidden: Identities to leave out.
             limit: Of the answer.
         """
-        rows = NEAR_ROWS * limit + self.config.max_exemplars * len(forbidden)
+        rows = max(LEAST_ROWS, NEAR_ROWS * limit) + self.config.max_exemplars * len(forbidden)
         rows_QK, _ = self._index.search(embedding_D[None], rows)
         return self._ranked(embedding_D, rows_QK[0], forbidden, limit)
 
     def nearest_many(self, embeddings_QD: NDArray[np.float32], *, limit: int = 16) -> list[list[Candidate]]:
         """The same for several embeddings `(Q, D)` in one search."""
-        rows_QK, _ = self._index.search(embeddings_QD, NEAR_ROWS * limit)
+        rows_QK, _ = self._index.search(embeddings_QD, max(LEAST_ROWS, NEAR_ROWS * limit))
         return [self._ranked(q, rows, (), limit) for q, rows in zip(embeddings_QD, rows_QK, strict=True)]
 
     def _ranked(
         self, embedding_D: NDArray[np.float32], rows: NDArray[np.intp], forbidden: Collection[int], limit: int
     ) -> list[Candidate]:
-        """Compare with all exemplars of the identities that own `rows`."""
-        ids = dict.fromkeys(self._index.global_ids_M[rows].tolist())
-        similarities = self._similarities(embedding_D, [global_id for global_id in ids if global_id not in forbidden])
-        best = sorted(similarities.items(), key=lambda item: (-item[1], item[0]))[:limit]
+        """Of the identities that own `rows`, best first, compare the first ones with all of their exemplars.
+
+        No identity is more similar than its best exemplar is, so those that come late have little chance.
+        """
+        owners = dict.fromkeys(self._index.global_ids_M[rows].tolist())
+        ids = list(islice((owner for owner in owners if owner not in forbidden), FINALISTS * limit))
+        similarities = dict(zip(ids, self._index.similarities(embedding_D, ids, self.config.nearest), strict=True))
         return [
             Candidate(
                 global_id=global_id,
-                similarity=similarity,
-                enrolled=bool(self._index.enrolled_M[self._index.rows_of(global_id)].any()),
+                similarity=similarities[global_id],
+                enrolled=self._index.is_enrolled(global_id),
                 name=self._identities[global_id].name,
             )
-            for global_id, similarity in best
+            for global_id in sorted(ids, key=lambda i: (-similarities[i], i))[:limit]
         ]
 
     def similarities(self, embedding_D: NDArray[np.float32]) -> dict[int, float]:
         """Similarity to every identity that has exemplars: the mean over its nearest."""
-        return self._similarities(embedding_D, [g for g in self._identities if self._index.rows_of(g)])
-
-    def _similarities(self, embedding_D: NDArray[np.float32], global_ids: Sequence[int]) -> dict[int, float]:
-        rows_of_each = [self._index.rows_of(global_id) for global_id in global_ids]
-        rows_M = np.fromiter((row for rows in rows_of_each for row in rows), dtype=np.intp)
-        found_M = self._index.embeddings_MD[rows_M] @ embedding_D
-        ends = np.cumsum([len(rows) for rows in rows_of_each])
-        similarities = {}
-        for global_id, end, rows in zip(global_ids, ends, rows_of_each, strict=True):
-            own = np.sort(found_M[end - len(rows) : end])[-self.config.nearest :]
-            similarities[global_id] = float(own.mean())
-        return similarities
+        ids = [global_id for global_id in self._identities if self._index.rows_of(global_id)]
+        return dict(zip(ids, self._index.similarities(embedding_D, ids, self.config.nearest), strict=True))
 
     def linkage(self, global_id: int) -> dict[int, float]:
         """Similarity of one identity to others: the mean over all pairs of their exemplars.
@@ -324,6 +327,7 @@ class Gallery:
         enrolled: bool = False,
         name: str | None = None,
         sighting_id: int | None = None,
+        crop: bytes | None = None,
     ) -> int:
         """Remember an embedding, of a known identity or of a new one.
 
@@ -335,6 +339,7 @@ class Gallery:
             enrolled: The user gave the image.
             name: Of the identity from now on; None leaves it as it is.
             sighting_id: The recorded sighting that the embedding is from.
+            crop: The picture, encoded, to be kept with it.
 
         Returns:
             The identity's global_id.
@@ -361,12 +366,14 @@ class Gallery:
             sighting_id=sighting_id,
         )
         self._add(exemplar, statements)
+        if crop is not None:
+            statements.append(records.put_crop(crop, exemplar_id=exemplar.exemplar_id))
         self._thin_out(global_id, statements)
         self.keep(statements)
         return global_id
 
-    def record(self, sighting: SightingRow) -> int:
-        """Keep a sighting that is over.
+    def record(self, sighting: SightingRow, *, crop: bytes | None = None) -> int:
+        """Keep a sighting that is over, with a picture if there is one, encoded.
 
         Returns:
             Its sighting_id.
@@ -384,6 +391,8 @@ class Gallery:
         else:
             self._last["sightings"] = max(self._last["sightings"], sighting.sighting_id)
         statements = [records.put_sighting(sighting)]
+        if crop is not None:
+            statements.append(records.put_crop(crop, sighting_id=sighting.sighting_id))
         if sighting.global_id is not None:
             self._see(sighting.global_id, sighting.ended_at, statements)
         self.keep(statements)

@@ -13,10 +13,11 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    import numpy as np
     from numpy.typing import NDArray
 
 PUT_IDENTITY = """
@@ -55,6 +56,11 @@ WHERE sighting_id IN (SELECT value FROM json_each(?3)) AND global_id = ?1
 MOVE_ALL_SIGHTINGS = """
 UPDATE sightings SET global_id = ?2
 WHERE global_id = ?1 AND EXISTS (SELECT 1 FROM identities WHERE global_id = ?2)
+"""
+PUT_CROP = """
+INSERT INTO crops (sighting_id, exemplar_id, image)
+SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM sightings WHERE sighting_id = ?1)
+    OR EXISTS (SELECT 1 FROM exemplars WHERE exemplar_id = ?2)
 """
 # What was whose before, as the file knows it: enough to take a merge back.
 NOTE_MERGE = """
@@ -168,6 +174,11 @@ def put_sighting(row: SightingRow) -> Statement:
             row.embedding_D,
         ),
     )
+
+
+def put_crop(image: bytes, *, sighting_id: int | None = None, exemplar_id: int | None = None) -> Statement:
+    """Add the picture, encoded, of a sighting or of an exemplar."""
+    return Statement(PUT_CROP, (sighting_id, exemplar_id, np.frombuffer(image, dtype=np.uint8)))
 
 
 def note_split(at: float, *, made: int, split_from: int, sighting_ids: Collection[int]) -> Statement:

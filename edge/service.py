@@ -332,6 +332,7 @@ def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
         encoder_hash=bundle.encoder_hash,
         embedding_dim=bundle.manifest.embedding_dim,
         config=config,
+        secret=site.storage.key,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from reidge.edge.backends.presence import Backend
 from reidge.edge.camera import CameraConfig
@@ -16,6 +16,7 @@ from reidge.edge.errors import InputError
 from reidge.edge.governor import LoadConfig
 from reidge.edge.outputs import OutputConfig
 from reidge.edge.quality import QualityConfig
+from reidge.edge.retention import RetentionConfig
 from reidge.edge.secrets import fill_in
 from reidge.edge.settings import apply_overrides, describe_yaml_error, validate
 from reidge.edge.sightings import EvidenceConfig
@@ -50,11 +51,20 @@ class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
     """Seconds between sighting.updated events of a track."""
 
 
-class StorageConfig(BaseModel, frozen=True, extra="forbid"):
+class StorageConfig(RetentionConfig, frozen=True, extra="forbid"):
     """What is kept between runs."""
 
     gallery: str = ":memory:"
     """SQLite file of the identities; `:memory:` forgets them at the end."""
+    secret: SecretStr | None = Field(None, min_length=8)
+    """Embeddings and pictures are encrypted in the gallery with a key made from it; null leaves them as they are."""
+    crops: bool = False
+    """Whether the best picture of each sighting is kept in the gallery."""
+
+    @property
+    def key(self) -> str | None:
+        """The secret itself."""
+        return None if self.secret is None else self.secret.get_secret_value()
 
 
 class Site(BaseModel, frozen=True, extra="forbid"):
@@ -153,7 +163,7 @@ def _resolve(site: Site, folder: Path) -> Site:
             "bundle": folder / site.bundle,
             "cameras": cameras,
             "detector": detector,
-            "storage": StorageConfig(gallery=gallery),
+            "storage": site.storage.model_copy(update={"gallery": gallery}),
             "outputs": site.outputs.inside(folder),
         }
     )

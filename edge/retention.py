@@ -1,0 +1,93 @@
+"""Who is forgotten because nobody has seen them for long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from reidge.edge.gallery import Gallery
+
+DAY = 86_400.0
+AUTOMATIC = "NOT EXISTS (SELECT 1 FROM exemplars WHERE exemplars.global_id = identities.global_id AND enrolled)"
+OLD_PEOPLE = (
+    f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND {AUTOMATIC} ORDER BY last_seen LIMIT ?"
+)
+OLD_ENROLLED = (
+    f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND NOT {AUTOMATIC} ORDER BY last_seen LIMIT ?"
+)
+OLD_SIGHTINGS = "SELECT sighting_id, ended_at FROM sightings WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
+
+
+class RetentionConfig(BaseModel, frozen=True, extra="forbid"):
+    """How long somebody is remembered without being seen."""
+
+    retention_days: float | None = Field(30.0, gt=0)
+    """Identities that the site found by itself are forgotten when they were not seen for so long, and sightings that
+    are older; null keeps them for ever."""
+    retention_enrolled_days: float | None = Field(None, gt=0)
+    """The same for people whom the user enrolled; null keeps them until they are erased."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """Who and what is too old."""
+
+    identities: tuple[tuple[int, float], ...]
+    """global_ids, and when each was last seen."""
+    sightings: tuple[int, ...]
+    more: bool
+    """Whether there may be more than these."""
+
+
+def find_expired(gallery: Gallery, config: RetentionConfig, *, now: float, limit: int) -> Expired:
+    """Find who is to be forgotten, the oldest first; it is read from the file, so any thread may ask.
+
+    Args:
+        gallery: Open.
+        config: How long is too long.
+        now: Seconds since the epoch, UTC.
+        limit: Of identities of each kind and of sightings in one answer.
+
+    Raises:
+        ReidgeError: The file cannot be read.
+    """
+    asked = ((OLD_PEOPLE, config.retention_days), (OLD_ENROLLED, config.retention_enrolled_days))
+    people = [_find(gallery, sql, now, days, limit) for sql, days in asked]
+    sightings = _find(gallery, OLD_SIGHTINGS, now, config.retention_days, limit)
+    return Expired(
+        identities=tuple(pair for pairs in people for pair in pairs),
+        sightings=tuple(number for number, _ in sightings),
+        more=limit in map(len, (*people, sightings)),
+    )
+
+
+def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] = ()) -> tuple[int, int]:
+    """Forget them, without tombstones: who comes back is somebody new.
+
+    Args:
+        gallery: Open.
+        expired: Who is too old by the file.
+        keep: Identities that are in view at this moment.
+
+    Returns:
+        How many identities and sightings were forgotten.
+    """
+    gone = 0
+    for global_id, last_seen in expired.identities:
+        if global_id not in keep and gallery.last_seen(global_id) == last_seen:  # nobody came by meanwhile
+            gallery.forget(global_id, tombstone=False)
+            gone += 1
+    if expired.sightings:
+        gallery.forget_sightings(expired.sightings, tombstone=False)
+    return gone, len(expired.sightings)
+
+
+def _find(gallery: Gallery, sql: str, now: float, days: float | None, limit: int) -> list[tuple[int, float]]:
+    if days is None:
+        return []
+    return [(number, at) for number, at in gallery.store.read(sql, (now - DAY * days, limit))]

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.records import SightingRow
+from reidge.edge.retention import DAY, RetentionConfig, find_expired, forget_expired
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EAST = np.array([1, 0], dtype=np.float32)
+NOW = 100 * DAY
+
+
+def open_gallery(folder: Path) -> Gallery:
+    config = GalleryConfig(min_similarity=0.8)
+    return Gallery(folder / "gallery.sqlite", encoder_hash="a" * 64, embedding_dim=2, config=config)
+
+
+def retain(gallery: Gallery, *, keep: tuple[int, ...] = (), limit: int = 10, **settings: float | None) -> list[int]:
+    """Who is left."""
+    assert gallery.flush(10.0)
+    config = RetentionConfig.model_validate(settings)
+    forget_expired(gallery, find_expired(gallery, config, now=NOW, limit=limit), keep=keep)
+    assert gallery.flush(10.0)
+    return gallery.identities()
+
+
+def people(gallery: Gallery) -> None:
+    """1 was seen 31 days ago, 2 was seen 29 days ago, 3 is enrolled and was last seen 90 days ago."""
+    gallery.enrol(EAST, captured_at=NOW - 31 * DAY)
+    gallery.enrol(EAST, captured_at=NOW - 29 * DAY)
+    gallery.enrol(EAST, captured_at=NOW - 90 * DAY, enrolled=True, name="Anna")
+
+
+def test_who_was_not_seen_for_30_days_is_forgotten_unless_enrolled(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        assert retain(gallery) == [2, 3]
+    with open_gallery(tmp_path) as gallery:
+        assert gallery.identities() == [2, 3]
+
+
+def test_null_keeps_everybody_and_another_limit_is_heeded(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        assert retain(gallery, retention_days=None) == [1, 2, 3]
+        assert retain(gallery, retention_days=None, retention_enrolled_days=90.5) == [1, 2, 3]
+        assert retain(gallery, retention_days=None, retention_enrolled_days=60) == [1, 2]
+        assert retain(gallery, retention_days=7) == []
+
+
+def test_who_is_in_view_is_not_forgotten(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        assert retain(gallery, keep=(1,)) == [1, 2, 3]
+
+
+def test_who_came_by_since_the_file_was_read_is_not_forgotten(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        assert gallery.flush(10.0)
+        expired = find_expired(gallery, RetentionConfig(), now=NOW, limit=10)
+        gallery.enrol(EAST, captured_at=NOW, global_id=1)
+        assert forget_expired(gallery, expired) == (0, 0)
+
+
+def test_old_sightings_go_and_the_people_who_were_seen_since_stay(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        known = gallery.enrol(EAST, captured_at=NOW - 50 * DAY)
+        for at, who in ((NOW - 50 * DAY, known), (NOW - 40 * DAY, None), (NOW - DAY, known)):
+            row = SightingRow(camid="gate", track_id=1, started_at=at, ended_at=at, global_id=who, pictures=1)
+            gallery.record(row)
+        assert retain(gallery) == [known]
+        assert [row.ended_at for row in gallery.sightings()] == [NOW - DAY]
+        assert len(gallery.exemplars(known)) == 1
+
+
+def test_no_more_than_a_portion_is_forgotten_at_once_the_oldest_first(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        for age in (40, 60, 50):
+            gallery.enrol(EAST, captured_at=NOW - age * DAY)
+        assert gallery.flush(10.0)
+        assert find_expired(gallery, RetentionConfig(), now=NOW, limit=2).more
+        assert retain(gallery, limit=2) == [1]
+        assert not find_expired(gallery, RetentionConfig(), now=NOW, limit=2).more
+
+
+def test_a_retention_of_no_time_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        RetentionConfig(retention_days=0)
