@@ -129,8 +129,10 @@ class Gallery:
     def _load(self) -> None:
         self._identities = {identity.global_id: identity for identity in self.store.identities()}
         self._last = self.store.last_numbers()
+        self._index.reserve(self.store.read("SELECT count(*) FROM exemplars")[0][0])
         for block in self.store.exemplars():
             self._index.load(block)
+        self._index.choose()
 
     def __enter__(self) -> Gallery:
         return self

@@ -1,23 +1,32 @@
 """Exemplars in memory: columns side by side, and the search for those nearest to a query."""
 
-# M = exemplars, Q = queries, K = found, D = embedding
+# M = exemplars, Q = queries, K = found, I = identities, W = exemplars of the widest of these, D = embedding
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from reidge.edge.nearest import PROJECTED, Projected
 from reidge.edge.records import Exemplar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from reidge.edge.nearest import Nearest
     from reidge.edge.store import ExemplarBlock
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 FIRST_ROOM = 64
 """Rows before the first growth."""
+MANY = 16_384
+"""Rows from which on the nearest are looked for in a smaller space first."""
+AGAIN = 4
+"""Growth after which that space is chosen anew."""
 NONE = 0
 """sighting_id of an exemplar that comes from no sighting."""
 
@@ -39,6 +48,8 @@ class Index:
         self._quality = np.empty(FIRST_ROOM, dtype=np.float32)
         self._enrolled = np.empty(FIRST_ROOM, dtype=np.bool_)
         self._rows: dict[int, list[int]] = {}
+        self._nearest: Nearest | None = None
+        self._choose_at = MANY
 
     def __len__(self) -> int:
         return self._count
@@ -102,6 +113,19 @@ class Index:
         self._count = stop
         for row, global_id in enumerate(block.global_ids_M.tolist(), start):
             self._rows.setdefault(global_id, []).append(row)
+        if self._nearest is not None:
+            self._nearest.put(start, block.embeddings_MD)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for as many rows at once: growing by and by copies everything again and again."""
+        self._make_room(rows)
+
+    def choose(self) -> None:
+        """Choose how to search by how many rows there are; after many were loaded, and as they come."""
+        if self._count < self._choose_at or self._embeddings.shape[1] <= PROJECTED:
+            return
+        self._nearest = Projected(self.embeddings_MD, len(self._embeddings))
+        self._choose_at = AGAIN * self._count
 
     def add(self, exemplar: Exemplar) -> None:
         """Add a row."""
@@ -116,6 +140,9 @@ class Index:
         self._enrolled[row] = exemplar.enrolled
         self._count = row + 1
         self._rows.setdefault(exemplar.global_id, []).append(row)
+        if self._nearest is not None:
+            self._nearest.put(row, self._embeddings[row : row + 1])
+        self.choose()
 
     def move(self, row: int, global_id: int) -> int:
         """Give a row to another identity; returns its exemplar_id."""
@@ -134,6 +161,8 @@ class Index:
             rows[rows.index(last)] = row
             for column in self._columns():
                 column[row] = column[last]
+        if self._nearest is not None:
+            self._nearest.replace(row, last)
         self._embeddings[last] = 0  # nothing of who was dropped stays in memory that is still in use
         self._count = last
         return exemplar_id
@@ -144,8 +173,30 @@ class Index:
         Returns:
             Rows and similarities `(Q, K)`, best first; K is `count`, or fewer where there are not so many.
         """
-        found_QM = queries_QD @ self.embeddings_MD.T
-        return best_of(found_QM, count)
+        if self._nearest is None:
+            return best_of(queries_QD @ self.embeddings_MD.T, count)
+        rows_QM = self._nearest.propose(queries_QD, self._count, count)
+        found_QM = np.stack([self._embeddings[rows] @ query for rows, query in zip(rows_QM, queries_QD, strict=True)])
+        best_QK, found_QK = best_of(found_QM, count)
+        return np.take_along_axis(rows_QM, best_QK, axis=1), found_QK
+
+    def similarities(self, query_D: NDArray[np.float32], global_ids: Sequence[int], nearest: int) -> list[float]:
+        """Similarity of a query to identities that have exemplars: the mean over the `nearest` nearest of each."""
+        rows_of_each = [self._rows[global_id] for global_id in global_ids]
+        if not rows_of_each:
+            return []
+        counts_I = np.array([len(rows) for rows in rows_of_each])
+        rows_M = np.fromiter(chain.from_iterable(rows_of_each), dtype=np.intp, count=int(counts_I.sum()))
+        # One line for each identity, as wide as the widest; what is beyond its own exemplars counts as farthest.
+        found_IW = np.full((len(counts_I), counts_I.max()), -np.inf, dtype=np.float32)
+        found_IW[np.arange(found_IW.shape[1]) < counts_I[:, None]] = self._embeddings[rows_M] @ query_D
+        nearest_IW = -np.sort(-found_IW, axis=1)[:, :nearest]
+        sums_I = np.where(np.isfinite(nearest_IW), nearest_IW, 0).sum(axis=1)
+        return [float(mean) for mean in sums_I / np.minimum(counts_I, nearest)]
+
+    def is_enrolled(self, global_id: int) -> bool:
+        """Tell whether the user gave one of an identity's exemplars."""
+        return any(self._enrolled[row] for row in self._rows[global_id])
 
     def _leave(self, row: int) -> None:
         global_id = int(self._global_ids[row])
@@ -177,6 +228,8 @@ class Index:
         self._captured_at = _grown(self._captured_at, room)
         self._quality = _grown(self._quality, room)
         self._enrolled = _grown(self._enrolled, room)
+        if self._nearest is not None:
+            self._nearest.resize(room)
 
 
 def best_of(found_QM: NDArray[np.float32], count: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

@@ -1,0 +1,117 @@
+"""Which exemplars are most like a query: three ways, by how many there are.
+
+Few are compared one by one. Many are compared in a space of fewer dimensions first, the principal components, and only
+the best of these in full: products of small vectors are what a processor does fastest, and the first components hold
+most of what two embeddings have in common. Very many are put in cells around centroids as well, and only the cells
+nearest to a query are looked through (faiss, where it is installed).
+
+All three only propose rows. Whoever asks compares the proposed ones exactly, so what may be missed is a row that was
+not proposed; the answers themselves have exact numbers.
+"""
+
+# M = rows, Q = queries, K = proposed, B = blocks of rows, R = rows of a block, D = embedding, P = projected
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROJECTED = 160
+"""Dimensions of the smaller space; smaller embeddings are compared in full."""
+SAMPLE = 16_384
+"""Rows that the principal components are taken from."""
+PROPOSED = 512
+"""Rows at least that are compared in full after a search among many."""
+BLOCK = 16
+"""Rows whose largest similarity is looked at first."""
+
+
+class Nearest(Protocol):
+    """Proposes rows; it is told of every change of the rows."""
+
+    def resize(self, room: int) -> None:
+        """Make room for so many rows."""
+
+    def put(self, start: int, embeddings_MD: NDArray[np.float32]) -> None:
+        """Set rows from `start` on."""
+
+    def replace(self, row: int, last: int) -> None:
+        """Drop a row: the last one takes its place."""
+
+    def propose(self, queries_QD: NDArray[np.float32], rows: int, count: int) -> NDArray[np.intp]:
+        """Of the first `rows` rows, `(Q, K)` of which at least `count` most alike ones are nearly always some."""
+
+
+class Projected:
+    """The first principal components of all rows, side by side.
+
+    The components are those of the second moment, not of the covariance: products are to be kept, not distances from
+    the mean.
+
+    Args:
+        embeddings_MD: All rows, from which the components are taken.
+        room: Rows to make room for.
+    """
+
+    def __init__(self, embeddings_MD: NDArray[np.float32], room: int) -> None:
+        self.basis_DP = principal_components(embeddings_MD)
+        self._projected = np.zeros((room, self.basis_DP.shape[1]), dtype=np.float32)
+        self.put(0, embeddings_MD)
+
+    def resize(self, room: int) -> None:
+        """Make room for so many rows."""
+        grown = np.zeros((room, self._projected.shape[1]), dtype=np.float32)
+        grown[: len(self._projected)] = self._projected
+        self._projected = grown
+
+    def put(self, start: int, embeddings_MD: NDArray[np.float32]) -> None:
+        """Set rows from `start` on."""
+        self._projected[start : start + len(embeddings_MD)] = embeddings_MD @ self.basis_DP
+
+    def replace(self, row: int, last: int) -> None:
+        """Drop a row: the last one takes its place."""
+        self._projected[row] = self._projected[last]
+        self._projected[last] = 0
+
+    def propose(self, queries_QD: NDArray[np.float32], rows: int, count: int) -> NDArray[np.intp]:
+        """Of the first `rows` rows, `(Q, K)` most alike in the smaller space."""
+        queries_QP = queries_QD @ self.basis_DP
+        # Rows first: OpenBLAS takes half as long for a tall product as for the same one lying down.
+        return largest_of_each(self._projected[:rows] @ queries_QP.T, max(count, PROPOSED))
+
+
+def principal_components(embeddings_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Directions `(D, P)` that hold the most of the products between embeddings, from an even sample of them."""
+    sample_MD = embeddings_MD[:: max(1, len(embeddings_MD) // SAMPLE)]
+    _, vectors_DD = np.linalg.eigh(sample_MD.T @ sample_MD)
+    return np.ascontiguousarray(vectors_DD[:, ::-1][:, :PROJECTED])
+
+
+def largest_of_each(found_MQ: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Rows `(Q, count)` of the largest numbers of each column, in no order; all rows where there are not so many.
+
+    Every row belongs to a block of rows that lie evenly over all. Whatever is among the `count` largest is in one of
+    the `count` blocks with the largest maxima, so only these are looked through.
+    """
+    rows, queries = found_MQ.shape
+    blocks = rows // BLOCK
+    if blocks <= count:
+        return _largest(found_MQ.T, count)
+    # A block is a column of this view: maxima over its first axis are taken of whole rows at once.
+    maxima_BQ = found_MQ[: blocks * BLOCK].reshape(BLOCK, blocks, queries).max(axis=0)
+    best_QB = _largest(maxima_BQ.T, count)
+    rows_QK = (best_QB[:, :, None] + blocks * np.arange(BLOCK)).reshape(queries, -1)
+    rest_QK = np.broadcast_to(np.arange(blocks * BLOCK, rows), (queries, rows - blocks * BLOCK))
+    rows_QK = np.concatenate([rows_QK, rest_QK], axis=1)
+    values_QK = found_MQ[rows_QK, np.arange(queries)[:, None]]
+    return np.take_along_axis(rows_QK, _largest(values_QK, count), axis=1)
+
+
+def _largest(values_QM: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    if count >= values_QM.shape[1]:
+        return np.broadcast_to(np.arange(values_QM.shape[1]), values_QM.shape)
+    return np.argpartition(np.ascontiguousarray(values_QM), -count, axis=1)[:, -count:]
