@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,25 @@ TAIL_SHARE = 0.1
 MIXED_TAIL = (0.1, 0.03)
 """Between the similarities that these shares of different people reach, the decay of the tail of all pairs is read."""
 MIXED_ROUNDS = 30
+COUNTED_TAIL = 3.0
+"""Where the wanted share is counted, the decay beyond it is read from this many times as many pairs."""
 MOST_SAME = 0.25
 """Share of all pairs that is taken to be of one person before the first round; later rounds know better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """An upper tail that falls off exponentially (the exponential case of a generalised Pareto tail)."""
+
+    start: float
+    """Similarity that `share` of the pairs reach."""
+    share: float
+    decay: float | None
+    """By how much more similar pairs are 1/e as many; None where it is not known."""
+
+    def similarity(self, rate: float) -> float:
+        """Similarity that `rate` of the pairs reach."""
+        return self.start if self.decay is None else self.start + self.decay * float(np.log(self.share / rate))
 
 
 def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:
@@ -26,31 +44,37 @@ def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:
     return float(np.nextafter(np.sort(similarities_P)[::-1][allowed], np.inf))
 
 
-def tail_quantile(similarities_P: NDArray[np.float64], rate: float) -> float:
-    """Similarity that `rate` of different people reach, if the upper tail falls off exponentially.
+def counted_tail(similarities_P: NDArray[np.float64], rate: float) -> Tail:
+    """The tail from where `rate` of the similarities are counted; its decay is that of the pairs about there."""
+    near = exponential_tail(similarities_P, min(COUNTED_TAIL * rate, TAIL_SHARE))
+    return Tail(start=least_above(similarities_P, rate), share=rate, decay=near.decay)
+
+
+def exponential_tail(similarities_P: NDArray[np.float64], share: float = TAIL_SHARE) -> Tail:
+    """The tail of different people, from the similarity that `share` of them reach.
 
     The decay is taken from the median of what exceeds the tail's start, not from the mean: pairs that are in truth one
     person lie far out, and would decide a mean, or the largest value, alone.
     """
-    start = float(np.quantile(similarities_P, 1 - TAIL_SHARE))
+    start = float(np.quantile(similarities_P, 1 - share))
     excess_P = similarities_P[similarities_P > start] - start
-    decay = float(np.median(excess_P)) / np.log(2) if len(excess_P) else 0.0
-    return start + decay * float(np.log(TAIL_SHARE / rate))
+    return Tail(start=start, share=share, decay=float(np.median(excess_P)) / float(np.log(2)) if len(excess_P) else 0.0)
 
 
-def mixed_tail_quantile(similarities_P: NDArray[np.float64], rate: float) -> float:
-    """Similarity that `rate` of different people reach, read off pairs of which some are of one person.
+def mixed_tail(similarities_P: NDArray[np.float64], rate: float) -> Tail:
+    """The tail of different people, read off pairs of which some are of one person.
 
-    The pairs of one person are taken to be those that reach the answer, so both are found together, in a few rounds.
+    The pairs of one person are taken to be those that reach what `rate` of different people do, so both are found
+    together, in a few rounds.
     """
     near, far = MIXED_TAIL
     ordered_P = np.sort(similarities_P, kind="stable")  # linear in time where they are in order already
-    same_share, answer = MOST_SAME, 1.0
+    same_share, tail = MOST_SAME, Tail(start=1.0, share=far, decay=0.0)
     for _ in range(MIXED_ROUNDS):
         start, end = (quantile_of_ordered(ordered_P, (1 - share) * (1 - same_share)) for share in MIXED_TAIL)
-        answer = end + (end - start) / float(np.log(near / far)) * float(np.log(far / rate))
-        same_share = share_reaching(ordered_P, answer)
-    return answer
+        tail = Tail(start=end, share=far, decay=(end - start) / float(np.log(near / far)))
+        same_share = share_reaching(ordered_P, tail.similarity(rate))
+    return tail
 
 
 def quantile_of_ordered(ordered_P: NDArray[np.float64], level: float) -> float:

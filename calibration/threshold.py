@@ -16,7 +16,7 @@ import numpy as np
 
 from reidge.calibration.bootstrap import CONFIDENCE, interval, rate_interval, resamples
 from reidge.calibration.pairs import PairSimilarities, collect_pairs
-from reidge.calibration.tails import least_above, mixed_tail_quantile, tail_quantile
+from reidge.calibration.tails import Tail, counted_tail, exponential_tail, mixed_tail
 from reidge.edge.bundle import ThresholdReport
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reidge.edge.bundle import Interval
     from reidge.edge.crops import CropRecord
 
-    Estimate = Callable[[PairSimilarities], float | None]
+    Estimate = Callable[[PairSimilarities], Tail | None]
     Kind = Literal["different_P", "same_P", "all_P"]
 
 MIN_DIFFERENT_PAIRS = 50
@@ -108,9 +108,11 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float, seed: 
         seed: Of the resamples that the intervals are taken from.
     """
     estimate, method = choose_rule(pairs, false_match_rate)
+    tail = None if estimate is None else estimate(pairs)
     report = ThresholdReport(
-        min_similarity=None if estimate is None else estimate(pairs),
+        min_similarity=least_of(tail, false_match_rate),
         false_match_rate=false_match_rate,
+        tail_decay=None if tail is None else tail.decay,
         method=method,
         tracklets=pairs.tracklets,
         different_pairs=len(pairs.different_P),
@@ -125,7 +127,7 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float, seed: 
 
 
 def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, str]:
-    """How the threshold is to be taken from such pairs, and that in words.
+    """How the tail of different people is to be taken from such pairs, and that in words.
 
     With enough known pairs of different people, exactly the wanted share of them passes. With fewer, but with
     `MANY_TRACKLETS`, the share is read off the tail of all pairs, those of one person taken out: two lookalikes who
@@ -138,13 +140,13 @@ def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, 
     known, every = len(pairs.different_P), len(pairs.all_P)
     if known * rate >= ENOUGH_FALSE_MATCHES:
         method = f"{known} pairs of tracklets in view at the same time"
-        return read_off("different_P", least_above, rate), method
+        return read_off("different_P", partial(counted_tail, rate=rate)), method
     if known >= MIN_DIFFERENT_PAIRS and pairs.tracklets >= MANY_TRACKLETS:
         method = f"tail of all {every} pairs of tracklets without those of one person"
-        return read_off("all_P", mixed_tail_quantile, rate), method
+        return read_off("all_P", partial(mixed_tail, rate=rate)), method
     if known >= MIN_DIFFERENT_PAIRS:
         method = f"tail of {known} pairs of tracklets in view at the same time"
-        return read_off("different_P", tail_quantile, rate), method
+        return read_off("different_P", exponential_tail), method
     if pairs.tracklets >= MIN_TRACKLETS:
         method = (
             f"estimate from the tail of all {every} pairs of tracklets, "
@@ -153,26 +155,37 @@ def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, 
         return partial(held_tail, rate=rate), method
     if len(pairs.same_P) >= MIN_SAME_PAIRS:
         method = f"least similar halves of one tracklet, as there are too few tracklets ({pairs.tracklets})"
-        return read_off("same_P", lambda same_P, _: float(same_P.min()), rate), method
+        return read_off("same_P", partial(least_of_same, rate=rate)), method
     return None, f"not calibrated: too few tracklets ({pairs.tracklets})"
 
 
-def read_off(kind: Kind, tail: Callable[[NDArray[np.float64], float], float], rate: float) -> Estimate:
-    """A threshold taken from one kind of pair; None where there are none."""
+def read_off(kind: Kind, tail: Callable[[NDArray[np.float64]], Tail]) -> Estimate:
+    """A tail taken from one kind of pair; None where there are none."""
 
-    def estimate(pairs: PairSimilarities) -> float | None:
+    def estimate(pairs: PairSimilarities) -> Tail | None:
         similarities_P: NDArray[np.float64] = getattr(pairs, kind)
-        return min(max(tail(similarities_P, rate), 0.0), 1.0) if len(similarities_P) else None
+        return tail(similarities_P) if len(similarities_P) else None
 
     return estimate
 
 
-def held_tail(pairs: PairSimilarities, *, rate: float) -> float | None:
+def least_of(tail: Tail | None, rate: float) -> float | None:
+    """The threshold that a tail gives, as a similarity of the same person can be."""
+    return None if tail is None else min(max(tail.similarity(rate), 0.0), 1.0)
+
+
+def least_of_same(same_P: NDArray[np.float64], *, rate: float) -> Tail:
+    """The least similar same-person pair, which says nothing about what lies beyond."""
+    return Tail(start=float(same_P.min()), share=rate, decay=None)
+
+
+def held_tail(pairs: PairSimilarities, *, rate: float) -> Tail | None:
     """The tail of all pairs, but no more than `MIN_SAME_SHARE` of the same-person pairs reach."""
-    found = read_off("all_P", tail_quantile, rate)(pairs)
-    if found is None or len(pairs.same_P) < MIN_SAME_PAIRS:
-        return found
-    return min(found, max(float(np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE, method="lower")), 0.0))
+    tail = read_off("all_P", exponential_tail)(pairs)
+    if tail is None or len(pairs.same_P) < MIN_SAME_PAIRS:
+        return tail
+    most = max(float(np.quantile(pairs.same_P, 1 - MIN_SAME_SHARE, method="lower")), 0.0)
+    return Tail(start=min(tail.similarity(rate), most), share=rate, decay=tail.decay)
 
 
 def with_intervals(
@@ -180,11 +193,15 @@ def with_intervals(
 ) -> ThresholdReport:
     """Add both rates at the threshold, and how sure they and the threshold are."""
     least = report.min_similarity
+    rate = report.false_match_rate
     assert least is not None
+    assert rate is not None
     rates = judge_rates(pairs, least, seed=seed)
     figures = {
         "confidence": CONFIDENCE,
-        "min_similarity_interval": interval(least, [estimate(again) for again in resamples(pairs, seed=seed)]),
+        "min_similarity_interval": interval(
+            least, [least_of(estimate(again), rate) for again in resamples(pairs, seed=seed)]
+        ),
         "found_false_match_rate": rates.different,
         "found_false_match_interval": rates.different_interval,
         "same_match_rate": rates.same,

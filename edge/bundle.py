@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ class ThresholdReport(BaseModel, frozen=True, extra="forbid"):
     """Least cosine between mean embeddings of two tracks to match; None when there was nothing to calibrate on."""
     false_match_rate: float | None = Field(None, gt=0, lt=1)
     """Share of different-person pairs allowed to reach `min_similarity`."""
+    tail_decay: float | None = Field(None, ge=0)
+    """By how much more similar different-person pairs are 1/e as many, about `min_similarity`; None where not known."""
     method: str = "not calibrated"
     """What the threshold was taken from, in words."""
     tracklets: int = Field(0, ge=0)
@@ -123,6 +126,23 @@ class ThresholdReport(BaseModel, frozen=True, extra="forbid"):
     min_similarity_interval: Interval | None = None
     same_match_interval: Interval | None = None
     found_false_match_interval: Interval | None = None
+
+    def similarity_at(self, rate: float) -> float | None:
+        """Least similarity that at most `rate` of different-person pairs reach.
+
+        Around `min_similarity` their tail is taken to fall off exponentially:
+        `min_similarity + tail_decay * ln(false_match_rate / rate)`. A gallery of N identities makes N comparisons, so
+        that a stranger is taken for somebody at about N times the rate.
+
+        Args:
+            rate: Per comparison of two tracks, above 0.
+
+        Returns:
+            A cosine from 0 to 1; `min_similarity` itself where the tail is not known, None where nothing is.
+        """
+        if self.min_similarity is None or self.false_match_rate is None or self.tail_decay is None:
+            return self.min_similarity
+        return min(max(self.min_similarity + self.tail_decay * math.log(self.false_match_rate / rate), 0.0), 1.0)
 
 
 class Quantisation(BaseModel, frozen=True, extra="forbid"):

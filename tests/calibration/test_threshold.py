@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reidge.calibration.pairs import Ends, PairSimilarities, collect_pairs, sample_records
-from reidge.calibration.tails import least_above, mixed_tail_quantile, quantile_of_ordered, tail_quantile
+from reidge.calibration.tails import counted_tail, exponential_tail, least_above, mixed_tail, quantile_of_ordered
 from reidge.calibration.threshold import calibrate_threshold, choose_threshold, rate_curve
 from reidge.edge.crops import CropRecord
 
@@ -101,8 +101,8 @@ def exponential(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def test_an_exponential_tail_is_read_off_exactly() -> None:
-    assert tail_quantile(exponential(10_000), 0.01) == pytest.approx(0.1 * np.log(100), rel=0.01)
-    assert tail_quantile(exponential(10_000), 0.001) == pytest.approx(0.1 * np.log(1000), rel=0.01)
+    assert exponential_tail(exponential(10_000)).similarity(0.01) == pytest.approx(0.1 * np.log(100), rel=0.01)
+    assert exponential_tail(exponential(10_000)).similarity(0.001) == pytest.approx(0.1 * np.log(1000), rel=0.01)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.123, 0.999, 1.0])
@@ -116,16 +116,40 @@ def test_pairs_of_one_person_are_taken_out_of_the_tail(same_share: float) -> Non
     different = exponential(20_000)
     same = np.linspace(0.9, 1.0, int(same_share * len(different)))
     expected = 0.1 * np.log(500)
-    assert mixed_tail_quantile(np.concatenate([different, same]), 0.002) == pytest.approx(expected, rel=0.05)
+    tail = mixed_tail(np.concatenate([different, same]), 0.002)
+    assert tail.similarity(0.002) == pytest.approx(expected, rel=0.05)
+    assert tail.decay == pytest.approx(0.1, rel=0.05)
 
 
 def test_one_mistaken_pair_among_seventy_hardly_moves_the_threshold() -> None:
     clean = exponential(70)
     spoilt = np.append(clean, 0.95)  # a track that changed from one person to the other
-    assert tail_quantile(spoilt, 0.01) == pytest.approx(tail_quantile(clean, 0.01), rel=0.2)
+    found, expected = (exponential_tail(values).similarity(0.01) for values in (spoilt, clean))
+    assert found == pytest.approx(expected, rel=0.2)
     report = choose_threshold(replace(pairs_of(tracklets=40), different_P=spoilt), false_match_rate=0.01)
     assert report.min_similarity == pytest.approx(0.1 * np.log(100), rel=0.25)
     assert report.method == "tail of 71 pairs of tracklets in view at the same time"
+
+
+def test_beyond_what_was_counted_the_tail_goes_on() -> None:
+    tail = counted_tail(exponential(10_000), 0.01)
+    assert tail.similarity(0.01) == pytest.approx(0.1 * np.log(100), rel=0.01)
+    assert tail.similarity(0.0001) == pytest.approx(0.1 * np.log(10_000), rel=0.05)
+
+
+@pytest.mark.parametrize("count", [60, 2000, 20_000])
+def test_the_report_says_which_similarity_any_rate_asks_for(count: int) -> None:
+    pairs = replace(pairs_of(tracklets=40), different_P=exponential(count))
+    report = choose_threshold(pairs, false_match_rate=0.01)
+    assert report.similarity_at(0.01) == report.min_similarity
+    assert report.similarity_at(0.001) == pytest.approx(0.1 * np.log(1000), rel=0.1)
+    assert report.similarity_at(1e-9) == 1.0
+
+
+def test_where_no_tail_is_known_every_rate_asks_for_the_one_threshold() -> None:
+    report = choose_threshold(pairs_of(same=(0.7, 0.8, 0.9), tracklets=3), false_match_rate=0.01)
+    assert report.similarity_at(1e-6) == report.min_similarity == 0.7
+    assert choose_threshold(pairs_of(), false_match_rate=0.01).similarity_at(0.01) is None
 
 
 def test_equal_similarities_pass_together_or_not_at_all() -> None:
