@@ -32,7 +32,7 @@ from reidge.edge.stream import Cameras
 from reidge.edge.tracker import Tracker, TrackerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -205,14 +205,41 @@ def harvest(
     span = Span(since=config.since, until=config.until, max_fps=config.max_fps)
     totals = [None if is_live(source) else count_frames(source, span) for source in footage.values()]
     total = None if None in totals else sum(filter(None, totals))
+    streams = {camid: _frames(camid, source, start, span) for camid, source in footage.items()}
+    where = ", ".join(redact(source) for source in footage.values())
     with ExitStack() as stack:
-        writer = stack.enter_context(CropWriter(output))
         detector = stack.enter_context(open_detector(config.detector))
         bar = stack.enter_context(Progress("harvest", total=total, unit="frames")) if progress else None
+        return harvest_frames(streams, output, config, detector=detector, bar=bar, where=where)
+
+
+def harvest_frames(
+    streams: Mapping[str, Iterable[Frame]],
+    output: Path,
+    config: HarvestConfig,
+    *,
+    detector: Detector,
+    bar: Progress | None = None,
+    where: str = "the frames",
+) -> HarvestSummary:
+    """Look at frames camera by camera and write a crop folder.
+
+    Args:
+        streams: Frames of each camera, by camid; those of the next camera are asked for when one is through.
+        output: The crop folder to make.
+        config: What to keep.
+        detector: Open; `config.detector` is not looked at.
+        bar: Says how far it is.
+        where: What the frames are of, for an error.
+
+    Raises:
+        InputError: Nobody was found, or `output` is not empty.
+    """
+    with CropWriter(output) as writer:
         reapers = []
-        for camid, source in footage.items():
+        for camid, frames in streams.items():
             reaper = _Reaper(camid, config, writer)
-            for frame in _frames(camid, source, start, span):
+            for frame in frames:
                 reaper.take(frame, detector)
                 if bar is not None:
                     bar.advance(note=f"{camid}, {len(writer.records)} crops")
@@ -220,11 +247,10 @@ def harvest(
             reapers.append(reaper)
         if not writer.records:
             raise InputError(
-                f"nobody was found in {', '.join(redact(source) for source in footage.values())} "
-                f"({sum(r.frames for r in reapers)} frames). {_advice(reapers, config)}"
+                f"nobody was found in {where} ({sum(r.frames for r in reapers)} frames). {_advice(reapers, config)}"
             )
     return HarvestSummary(
-        cameras=len(footage),
+        cameras=len(streams),
         frames=sum(r.frames for r in reapers),
         detections=sum(r.detections for r in reapers),
         tracklets=sum(r.kept for r in reapers),
@@ -288,7 +314,7 @@ class _Reaper:
         self._open: dict[int, Tracklet] = {}
 
     def take(self, frame: Frame, detector: Detector) -> None:
-        detections = detector.detect(self.camid, frame.image)
+        (detections,) = detector.detect_many([frame])
         update = self._tracker.update(detections, frame.captured_at)
         covered_N = covered(detections.boxes_N4)
         self.frames += 1

@@ -6,10 +6,12 @@ pattern, hair and bag tells them apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
 Colour = tuple[float, float, float]
@@ -34,6 +36,12 @@ CLOTHING: tuple[Colour, ...] = (
     (0.18, 0.28, 0.40),  # brown
     (0.20, 0.62, 0.80),  # mustard
 )
+CLOTHES = ("top", "top_pattern", "top_colour", "accent", "bottom", "bottom_colour", "shoes")
+"""What people who are dressed alike share."""
+MARKS = (("skin",), ("hair", "hair_colour"), ("bag", "bag_colour"))
+"""What else can be seen of a person; build is hard to see from afar."""
+MIN_MARKS = 2
+"""Of `MARKS`, by which people who are dressed alike differ at least: nobody could tell them apart otherwise."""
 SKIN: tuple[Colour, ...] = ((0.66, 0.76, 0.92), (0.50, 0.62, 0.80), (0.34, 0.46, 0.66), (0.20, 0.28, 0.42))
 HAIR: tuple[Colour, ...] = ((0.06, 0.06, 0.07), (0.12, 0.20, 0.32), (0.36, 0.58, 0.74), (0.62, 0.63, 0.64))
 
@@ -77,6 +85,38 @@ def draw_people(count: int, rng: np.random.Generator) -> tuple[Person, ...]:
             looks.add(look)
             people.append(person)
     return tuple(people)
+
+
+def dress_alike(people: Sequence[Person], share: float, rng: np.random.Generator) -> tuple[Person, ...]:
+    """Give people the clothes of somebody else, all of them: only build, hair, skin and bag tell the two apart.
+
+    Args:
+        people: Keep their order and pids.
+        share: Of the people who have somebody dressed like them, 0 to 1; they come in pairs.
+        rng: Decides who.
+    """
+    dressed = list(people)
+    order = rng.permutation(len(people))[: 2 * round(share * len(people) / 2)]
+    for first, second in zip(order[::2].tolist(), order[1::2].tolist(), strict=True):
+        model = dressed[first]
+        clothes = {name: getattr(model, name) for name in CLOTHES}
+        while _marks(dressed[second], model) < MIN_MARKS:
+            other = _draw(0, rng)
+            marks = {name: getattr(other, name) for names in MARKS for name in names}
+            dressed[second] = replace(dressed[second], **marks)
+        dressed[second] = replace(dressed[second], **clothes)
+    return tuple(dressed)
+
+
+def _marks(one: Person, other: Person) -> int:
+    """How many marks tell two people apart; the colour of nobody's hair or of no bag is none."""
+
+    def look(person: Person) -> list[tuple[object, ...]]:
+        hair = (person.hair,) if person.hair == "bald" else (person.hair, person.hair_colour)
+        bag = (person.bag,) if person.bag == "none" else (person.bag, person.bag_colour)
+        return [(person.skin,), hair, bag]
+
+    return sum(a != b for a, b in zip(look(one), look(other), strict=True))
 
 
 def _draw(pid: int, rng: np.random.Generator) -> Person:
