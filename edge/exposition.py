@@ -21,6 +21,7 @@ COUNTERS = {
     "camera_failures": "Connections that failed or were lost.",
     "embeddings": "Pictures of people that were embedded.",
     "events": "Events taken in by the outputs.",
+    "events_unsaved": "Events that went out before the gallery's file said what they say.",
     "frames_corrupt": "Packets or frames that could not be decoded.",
     "frames_decoded": "Frames decoded.",
     "frames_dropped": "Frames offered to the loop and never handled, because a newer one had come.",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reidge.edge.crops import resize_crops
+from reidge.edge.holdback import Holdback
 from reidge.edge.latency import LatencyHistogram
 from reidge.edge.quality import comparable_sharpness, cut_out, find_flaw
 from reidge.edge.reporter import Reporter
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 USUAL_SHARPNESS_MEMORY = 0.9
 """Weight of what was seen before in the usual sharpness of a track."""
+FINAL_SECONDS = 2.0
+"""For the gallery's file to say what the last events say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class Pipeline:
     ) -> None:
         self.site = site
         self.book = SightingBook(site.identity, gallery, {c.name: c.overlaps for c in site.cameras})
-        self.reporter = Reporter(sink, updates_every=site.identity.updates_every)
+        self.reporter = Reporter(Holdback(sink, gallery, metrics), updates_every=site.identity.updates_every)
         self.latency = LatencyHistogram()
         """From the arrival of a frame to its last event, over frames that caused events."""
         self.frames: defaultdict[str, int] = defaultdict(int)
@@ -143,7 +146,8 @@ class Pipeline:
         """End all tracks, tell it, and write the final table of identities."""
         for camid, view in self._views.items():
             self._end(camid, view.finish())
-        self.reporter.emit()
+        self.book.gallery.flush(FINAL_SECONDS)
+        self.reporter.emit(at_once=True)
         self._tracks.write_identities(
             (*key, self.book.final(global_id)) for key, global_id in sorted(self._logged.items())
         )
@@ -152,7 +156,7 @@ class Pipeline:
         """Tell that all tracks are over, from another thread, because the loop hangs and the process must end."""
         for sighting in list(self.book.live.values()):
             self.reporter.ended(sighting)
-        self.reporter.emit()
+        self.reporter.emit(at_once=True)
 
     @property
     def busy(self) -> float:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from reidge.edge.events import EventKind
+    from reidge.edge.holdback import Holdback
     from reidge.edge.mailbox import CameraState
     from reidge.edge.sightings import Change, Sighting
 
@@ -26,20 +27,20 @@ class Sink(Protocol):
 class Reporter:
     """Turns decisions into events. They wait here until `emit`, so that deciding is not interrupted by telling."""
 
-    def __init__(self, sink: Sink, *, updates_every: float) -> None:
+    def __init__(self, holdback: Holdback, *, updates_every: float) -> None:
         self.updates_every = updates_every
         self.sightings = 0
         """Started so far."""
         self.undecided = 0
         """Ended without an identity."""
-        self._sink = sink
+        self._holdback = holdback
         self._waiting: list[Event] = []
         self._known: set[int] = set()
 
     @property
     def written(self) -> int:
         """Events so far."""
-        return self._sink.written
+        return self._holdback.written
 
     def identities(self, live: Iterable[Sighting]) -> int:
         """Different identities seen so far, those of live tracks included."""
@@ -94,12 +95,12 @@ class Reporter:
             )
         )
 
-    def emit(self) -> set[str]:
-        """Hand over what waits; returns the cameras it was about."""
+    def emit(self, *, at_once: bool = False) -> set[str]:
+        """Hand on what waits, once the gallery's file says it too, or at once; returns the cameras it was about."""
         events, self._waiting = self._waiting, []
         for event in events:
-            self._sink.write(event)
-        return {event.camid for event in events if event.camid is not None}
+            self._holdback.write(event)
+        return self._holdback.release(at_once=at_once)
 
     def _say(self, kind: EventKind, sighting: Sighting, **other: object) -> None:
         known = {"global_id": sighting.global_id, "similarity": sighting.similarity} | other
