@@ -93,6 +93,7 @@ class Gallery:
         embedding_dim: Length of an embedding.
         config: Thresholds and sizes.
         secret: Embeddings and pictures are encrypted in the file with a key made from it.
+        shared: Only read, beside a process that may write; later changes of the file are not seen.
 
     Raises:
         InputError: The file is no gallery, is damaged, or belongs to another encoder.
@@ -106,11 +107,12 @@ class Gallery:
         embedding_dim: int,
         config: GalleryConfig,
         secret: str | None = None,
+        shared: bool = False,
     ) -> None:
         self.path = path
         self.config = config
         self.embedding_dim = embedding_dim
-        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret)
+        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret, shared=shared)
         self._index = Index(embedding_dim)
         self._identities: dict[int, Identity] = {}
         self._last = dict.fromkeys(("identities", "exemplars", "sightings"), 0)
@@ -122,7 +124,7 @@ class Gallery:
         except BaseException:
             self.store.close()
             raise
-        if path != IN_MEMORY:
+        if path != IN_MEMORY and not shared:
             self._keeper = Keeper(self.store)
             self._keeper.start()
 
@@ -144,6 +146,9 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self._identities)
+
+    def __contains__(self, global_id: object) -> bool:
+        return global_id in self._identities
 
     def leave(self) -> None:
         """Begin to close, once nothing changes any more: write what is not written yet, and do not wait for it."""

@@ -44,6 +44,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             (SELECT max(captured_at) FROM exemplars WHERE exemplars.global_id = identities.global_id), created_at)
         """,
         "CREATE UNIQUE INDEX identities_by_uid ON identities (uid)",
+        "CREATE INDEX identities_by_last_seen ON identities (last_seen)",
         """
         CREATE TABLE sightings (
             sighting_id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from reidge.edge.cipher import Cipher, cipher_of
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.folder import make_own_folder, open_own
-from reidge.edge.migrations import META, migrate, schema_of, transaction
+from reidge.edge.migrations import META, SCHEMA_VERSION, migrate, schema_of, transaction
 from reidge.edge.records import Identity, SightingRow
 
 if TYPE_CHECKING:
@@ -47,6 +47,33 @@ class GalleryInUse(ReidgeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What a gallery's file says of itself before anything is read of it."""
+
+    encoder_hash: str
+    embedding_dim: int
+    encrypted: bool
+
+
+def read_label(path: Path) -> Label:
+    """Read whose embeddings a file holds; needs neither secret nor lock.
+
+    Raises:
+        InputError: There is no such file, or it is no gallery.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no gallery {path} yet. It is made by: reidge run")
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as db:
+            found = dict(db.execute("SELECT key, value FROM meta"))
+            return Label(
+                encoder_hash=found["encoder"], embedding_dim=int(found["embedding_dim"]), encrypted="cipher" in found
+            )
+    except (sqlite3.Error, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a usable gallery ({error}). Give another path in storage.gallery.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExemplarBlock:
     """Exemplars as columns."""
 
@@ -70,6 +97,7 @@ class Store:
         encoder_hash: Identity of the embedding space.
         embedding_dim: Length of an embedding.
         secret: Embeddings and pictures are encrypted with a key made from it; None leaves them as they are.
+        shared: Only read, beside a process that may write.
 
     Raises:
         InputError: The file is no gallery, belongs to another encoder or a newer reidge, or does not go together with
@@ -77,7 +105,15 @@ class Store:
         ReidgeError: The file cannot be opened or written, or another process writes to it.
     """
 
-    def __init__(self, path: Path | str, *, encoder_hash: str, embedding_dim: int, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        encoder_hash: str,
+        embedding_dim: int,
+        secret: str | None = None,
+        shared: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.embedding_dim = embedding_dim
         self._in_memory = str(path) == IN_MEMORY
@@ -85,7 +121,8 @@ class Store:
         self._secret = None if self._in_memory else secret
         self._cipher: Cipher | None = None
         self._using, self._looking = threading.RLock(), threading.RLock()
-        self._lock_file = None if self._in_memory else self._claim()
+        self._shared = shared
+        self._lock_file = None if self._in_memory or shared else self._claim()
         try:
             self._db, self._reader = self._open()
         except BaseException:
@@ -127,7 +164,7 @@ class Store:
         return db, reader
 
     def _connect(self) -> sqlite3.Connection:
-        if not self._in_memory:
+        if not self._in_memory and not self._shared:
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
                 os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
@@ -171,7 +208,12 @@ class Store:
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # an erased person's embedding is overwritten, not just unlinked
-        if schema_of(db, self.path) == 0:
+        schema = schema_of(db, self.path)
+        if self._shared:
+            db.execute("PRAGMA query_only = ON")
+            if schema != SCHEMA_VERSION:
+                raise InputError(f"{self.path} has gallery schema {schema}; it is brought up to date by: reidge run")
+        if schema == 0:
             meta = {"encoder": self._encoder_hash, "embedding_dim": str(self.embedding_dim)}
             if self._secret is not None:
                 meta["cipher"] = Cipher.make(self._secret).header
@@ -188,7 +230,8 @@ class Store:
         if self._cipher is None:  # a key takes its time, and is the same for every connection
             header = db.execute("SELECT value FROM meta WHERE key = 'cipher'").fetchone()
             self._cipher = cipher_of(header and header[0], self._secret, path=self.path)
-        migrate(db, self.path)
+        if not self._shared:
+            migrate(db, self.path)
 
     def reopen(self) -> None:
         """Open the file anew: what went wrong with a disk may stay with the files that were open then.
@@ -336,6 +379,38 @@ class Store:
             raise ValueError("an embedding of another length")
         found_MD = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self.embedding_dim)
         return found_MD.astype(np.float32, copy=False)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside be of one moment, whatever is written meanwhile."""
+        with self._looking:
+            self._reader.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._reader.execute("ROLLBACK")
+
+    def images(self, where: str, values: Sequence[object] = ()) -> list[tuple[int | None, int | None, bytes]]:
+        """Read pictures for which a condition holds: sighting_id or exemplar_id, and the encoded image.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        rows = self.read(f"SELECT sighting_id, exemplar_id, image FROM crops WHERE {where} ORDER BY crop_id", values)
+        with self._reading():
+            return [(sighting_id, exemplar_id, self._unseal(image)) for sighting_id, exemplar_id, image in rows]
+
+    def seal_text(self, text: str) -> str:
+        """A text as it may stand in the file."""
+        return text if self._cipher is None else self._cipher.seal(text.encode()).hex()
+
+    def unseal_text(self, text: str) -> str:
+        """What `seal_text` was given.
+
+        Raises:
+            ValueError: It was sealed with another key, or not at all.
+        """
+        return text if self._cipher is None else self._cipher.open(bytes.fromhex(text)).decode()
 
     def flush_journal(self) -> None:
         """Write the journal back and empty it, so that nothing erased stays in it.

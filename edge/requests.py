@@ -1,0 +1,231 @@
+"""What a user may ask a gallery to change, with the same words whether a site runs on it or not."""
+
+# D = embedding
+
+from __future__ import annotations
+
+import base64
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter
+
+from reidge.edge import audit
+from reidge.edge.errors import InputError
+from reidge.edge.retention import RetentionConfig, find_expired, forget_expired
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    from reidge.edge.gallery import Gallery
+
+PORTION = 200
+"""Identities, and sightings, that are forgotten in one go because they are too old: the loop waits meanwhile."""
+NAME_PATTERN = r"^\S(.*\S)?$"
+Answer = dict[str, Any]
+
+
+class Request(BaseModel, frozen=True, extra="forbid"):
+    """Something that a user wants changed."""
+
+    by: str
+    """User of the operating system, for the audit."""
+
+    @property
+    def erases(self) -> bool:
+        """Whether what it removes must not be left in any file when it is answered."""
+        return False
+
+    @abstractmethod
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Do it.
+
+        Args:
+            gallery: Open.
+            in_view: Identities of people whom a running site sees at this moment.
+
+        Returns:
+            What there is to say about it, fit for JSON.
+
+        Raises:
+            InputError: It cannot be done.
+        """
+
+
+class Shot(BaseModel, frozen=True, extra="forbid"):
+    """One picture of somebody, embedded."""
+
+    embedding: str
+    """float32, little-endian, in base64."""
+    quality: float = Field(gt=0, le=1)
+    crop: str | None = None
+    """The picture, JPEG in base64, where it is to be kept."""
+
+    @classmethod
+    def of(cls, embedding_D: NDArray[np.float32], *, quality: float, crop: bytes | None = None) -> Shot:
+        """Pack a picture."""
+        text = None if crop is None else base64.b64encode(crop).decode()
+        return cls(embedding=base64.b64encode(embedding_D.astype("<f4").tobytes()).decode(), quality=quality, crop=text)
+
+    @property
+    def embedding_D(self) -> NDArray[np.float32]:  # noqa: N802
+        """Unit length."""
+        return np.frombuffer(base64.b64decode(self.embedding), dtype="<f4").astype(np.float32)
+
+
+class Enrol(Request, frozen=True):
+    """Remember a person by name, from pictures."""
+
+    action: Literal["enrol"] = "enrol"
+    shots: tuple[Shot, ...] = Field(min_length=1)
+    name: str | None = Field(None, max_length=200, pattern=NAME_PATTERN)
+    global_id: int | None = None
+    """Somebody who is known already; None makes somebody new."""
+    captured_at: float
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Add each picture as an exemplar."""
+        global_id = self.global_id
+        for shot in self.shots:
+            global_id = gallery.enrol(
+                shot.embedding_D,
+                captured_at=self.captured_at,
+                global_id=global_id,
+                quality=shot.quality,
+                enrolled=True,
+                name=self.name,
+                crop=None if shot.crop is None else base64.b64decode(shot.crop),
+            )
+        assert global_id is not None
+        gallery.keep([audit.note("enrol", actor=self.by, subject=(global_id,), pictures=len(self.shots))])
+        return {"global_id": global_id, "created": self.global_id is None, "pictures": len(self.shots)}
+
+
+class Rename(Request, frozen=True):
+    """Give an identity a name, or take it away."""
+
+    action: Literal["rename"] = "rename"
+    global_id: int
+    name: str | None = Field(max_length=200, pattern=NAME_PATTERN)
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Rename; the audit does not say how."""
+        gallery.rename(self.global_id, self.name)
+        gallery.keep([audit.note("rename", actor=self.by, subject=(self.global_id,))])
+        return {"global_id": self.global_id, "name": self.name}
+
+
+class Merge(Request, frozen=True):
+    """Make two identities one."""
+
+    action: Literal["merge"] = "merge"
+    kept: int
+    absorbed: int
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Merge; it can be taken back."""
+        gallery.merge(kept=self.kept, absorbed=self.absorbed)
+        gallery.keep([audit.note("merge", actor=self.by, subject=(self.kept, self.absorbed))])
+        return {"global_id": self.kept, "merged_from": self.absorbed}
+
+
+class Unmerge(Request, frozen=True):
+    """Take a merge back."""
+
+    action: Literal["unmerge"] = "unmerge"
+    absorbed: int
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Give the number back that was absorbed, with what belonged to it."""
+        kept = gallery.unmerge(self.absorbed)
+        gallery.keep([audit.note("unmerge", actor=self.by, subject=(kept, self.absorbed))])
+        return {"global_id": self.absorbed, "split_from": kept}
+
+
+class Split(Request, frozen=True):
+    """Make some sightings of an identity a new one."""
+
+    action: Literal["split"] = "split"
+    global_id: int
+    sighting_ids: tuple[int, ...] = Field(min_length=1)
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Split."""
+        made = gallery.split(self.global_id, self.sighting_ids)
+        gallery.keep([audit.note("split", actor=self.by, subject=(self.global_id, made))])
+        return {"global_id": made, "split_from": self.global_id, "sightings": list(self.sighting_ids)}
+
+
+class Erase(Request, frozen=True):
+    """Forget identities, or sightings of which nobody knows who they are, for good."""
+
+    action: Literal["erase"] = "erase"
+    global_ids: tuple[int, ...] = ()
+    sighting_ids: tuple[int, ...] = ()
+
+    @property
+    def erases(self) -> bool:
+        """Always."""
+        return True
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Forget all of them, or nobody where one of them does not exist."""
+        for global_id in self.global_ids:
+            gallery.identity(global_id)
+        for global_id in dict.fromkeys(self.global_ids):
+            gallery.forget(global_id)
+        if self.sighting_ids:
+            gallery.forget_sightings(self.sighting_ids)
+        sightings = len(self.sighting_ids)
+        gallery.keep([audit.note("erase", actor=self.by, subject=self.global_ids, sightings=sightings)])
+        return {"erased": list(dict.fromkeys(self.global_ids)), "sightings": list(self.sighting_ids)}
+
+
+class Retain(Request, frozen=True):
+    """Forget who was not seen for long."""
+
+    action: Literal["retain"] = "retain"
+    config: RetentionConfig
+    now: float
+    """Seconds since the epoch, UTC, that ages are counted up to."""
+
+    @property
+    def erases(self) -> bool:
+        """Always."""
+        return True
+
+    def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
+        """Forget one portion; the answer says whether there is more."""
+        expired = find_expired(gallery, self.config, now=self.now, limit=PORTION)
+        identities, sightings = forget_expired(gallery, expired, keep=in_view)
+        if identities or sightings:
+            gallery.keep([audit.note("retain", actor=self.by, identities=identities, sightings=sightings)])
+        return {"identities": identities, "sightings": sightings, "more": expired.more and bool(identities + sightings)}
+
+
+AnyRequest = Annotated[Enrol | Rename | Merge | Unmerge | Split | Erase | Retain, Field(discriminator="action")]
+READ: TypeAdapter[Request] = TypeAdapter(AnyRequest)
+
+
+def read_request(text: str) -> Request:
+    """Read a request as JSON.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return READ.validate_json(text)
+    except ValueError as error:
+        raise InputError("the request is of another reidge. Use the same one that runs the site.") from error
+
+
+def retain_now(config: RetentionConfig, *, by: str = audit.RETENTION) -> Retain:
+    """Ask for everybody to be forgotten who is too old by this machine's clock."""
+    limits = RetentionConfig(
+        retention_days=config.retention_days, retention_enrolled_days=config.retention_enrolled_days
+    )
+    return Retain(by=by, config=limits, now=time.time())
