@@ -188,15 +188,18 @@ def test_a_reason_that_changes_all_the_time_is_told_once_a_minute() -> None:
 
 
 def test_a_camera_that_stays_down_after_its_settings_changed_says_why(closed_port: int) -> None:
-    config = CameraConfig(name="hall", source=f"http://127.0.0.1:{closed_port}/a", timeout=1.0)
     stop, reasons = threading.Event(), []
     deadline = time.monotonic() + 10
-    with Cameras([config]) as cameras:
-        cameras.apply([config.model_copy(update={"source": f"{config.source}?b"})])  # before anything came
-        for _ in cameras.moments(stop):
-            reasons += [state.reason.rpartition(": ")[2] for state in cameras.states()]
-            if len(reasons) == 2 or time.monotonic() > deadline:
-                stop.set()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call and never answers
+        source = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        config = CameraConfig(name="hall", source=source, timeout=5.0)
+        with Cameras([config]) as cameras:
+            changed = {"source": f"http://127.0.0.1:{closed_port}/a", "timeout": 1.0}
+            cameras.apply([config.model_copy(update=changed)])  # before anything came
+            for _ in cameras.moments(stop):
+                reasons += [state.reason.rpartition(": ")[2] for state in cameras.states()]
+                if len(reasons) == 2 or time.monotonic() > deadline:
+                    stop.set()
     assert reasons == ["its settings changed", "Connection refused"]
 
 
