@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from reidge.edge import records
+from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.records import Exemplar, Identity, SightingRow, Statement
+from reidge.edge.store import GalleryInUse, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENCODER = "a" * 64
+
+
+def open_store(path: Path, *, encoder: str = ENCODER) -> Store:
+    return Store(path, encoder_hash=encoder, embedding_dim=2)
+
+
+def identity(number: int) -> Statement:
+    return records.put_identity(Identity(global_id=number, created_at=1.0, last_seen=1.0))
+
+
+def exemplar(number: int, global_id: int, sighting_id: int | None = None) -> Statement:
+    embedding_D = np.array([1, 0], dtype=np.float32)
+    return records.put_exemplar(
+        Exemplar(
+            exemplar_id=number, global_id=global_id, captured_at=1.0, embedding_D=embedding_D, sighting_id=sighting_id
+        )
+    )
+
+
+def sighting(number: int, global_id: int | None) -> Statement:
+    row = SightingRow(
+        sighting_id=number, camid="door", track_id=1, started_at=0.0, ended_at=1.0, global_id=global_id, pictures=0
+    )
+    return records.put_sighting(row)
+
+
+def numbers(store: Store, table: str) -> list[int]:
+    key = {"identities": "global_id", "exemplars": "exemplar_id", "sightings": "sighting_id"}[table]
+    return [row[0] for row in store.read(f"SELECT {key} FROM {table} ORDER BY 1")]
+
+
+def read_all(path: Path) -> None:
+    """Read what the next start reads."""
+    store = open_store(path)
+    try:
+        store.identities()
+        list(store.exemplars())
+        store.last_numbers()
+    finally:
+        store.close()
+
+
+def test_all_of_a_change_is_written_or_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    with pytest.raises(ReidgeError, match="cannot be written"):
+        store.write([identity(1), Statement("INSERT INTO nowhere VALUES (?)", (1,))])
+    assert numbers(store, "identities") == []
+    store.close()
+
+
+def test_a_change_that_contradicts_the_file_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    store.write([identity(1), exemplar(1, 1)])
+    twice = Statement("INSERT INTO crops (exemplar_id, image) VALUES (?, ?)", (99, np.zeros(2, dtype=np.uint8)))
+    store.write([identity(2), twice, exemplar(2, 2)])
+    assert numbers(store, "identities") == [1, 2]
+    assert numbers(store, "exemplars") == [1, 2]
+    assert store.read("SELECT count(*) FROM crops") == [(0,)]
+    assert "contradicts it and is left out (INSERT INTO crops" in caplog.text
+    store.close()
+
+
+def test_what_belongs_to_nobody_any_more_goes_nowhere(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    store.write([exemplar(1, 7), sighting(1, 7), identity(1), exemplar(2, 1, sighting_id=9)])
+    assert numbers(store, "exemplars") == [2]
+    assert store.read("SELECT sighting_id FROM exemplars") == [(None,)]
+    assert store.read("SELECT global_id FROM sightings") == [(None,)]
+    store.write([Statement(records.MOVE_EXEMPLAR, (2, 7)), Statement(records.ASSIGN_SIGHTING, (1, 7, 0.5))])
+    assert store.read("SELECT global_id FROM exemplars") == [(1,)]
+    assert store.read("SELECT global_id FROM sightings") == [(None,)]
+    store.close()
+
+
+def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    store.write([identity(1)])
+    writing, looked = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with store._using:
+            writing.set()
+            assert looked.wait(10.0)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert writing.wait(10.0)
+    assert numbers(store, "identities") == [1]
+    looked.set()
+    thread.join()
+    store.close()
+
+
+def test_another_process_is_refused_until_the_first_is_gone_however_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    script = (
+        "import sys, time; from reidge.edge.store import Store; "
+        f"s = Store({str(path)!r}, encoder_hash={ENCODER!r}, embedding_dim=2); print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        with pytest.raises(GalleryInUse, match="in use by another reidge"):
+            open_store(path)
+        process.kill()
+    open_store(path).close()
+
+
+@pytest.mark.parametrize("at", [0, 40, 4096 * 2 + 100])
+def test_a_file_with_bytes_of_something_else_is_refused_in_one_line(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    store.write([identity(1), exemplar(1, 1)])
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * 4096)
+    with pytest.raises(ReidgeError) as error:
+        read_all(path)
+    assert "\n" not in str(error.value)
+    assert "gallery.sqlite" in str(error.value)
+
+
+def test_a_journal_that_is_cut_short_costs_what_was_not_whole_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    store.write([identity(1)])
+    store.flush_journal()
+    store.write([identity(2)])
+    store.write([identity(3)])
+    journal = path.with_name("gallery.sqlite-wal").read_bytes()
+    whole = path.read_bytes()
+    store.close()
+    path.write_bytes(whole)
+    path.with_name("gallery.sqlite-wal").write_bytes(journal[:-100])  # as a power cut may leave it
+    store = open_store(path)
+    assert numbers(store, "identities") == [1, 2]
+    store.close()
+
+
+def test_the_schema_keeps_what_belongs_together(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    store.write([identity(1), sighting(1, 1), exemplar(1, 1, sighting_id=1)])
+    picture = np.arange(3, dtype=np.uint8)
+    store.write([Statement("INSERT INTO crops (sighting_id, image) VALUES (?, ?)", (1, picture))])
+    store.write([Statement("DELETE FROM sightings WHERE sighting_id = ?", (1,))])
+    assert store.read("SELECT count(*) FROM crops") == [(0,)]
+    assert store.read("SELECT sighting_id FROM exemplars") == [(None,)]
+    store.write([Statement(records.DROP_IDENTITY, (1,))])
+    assert numbers(store, "exemplars") == []
+    store.close()
+
+
+def test_another_encoder_is_refused_before_the_file_is_touched(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    open_store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+    db.close()
+    with pytest.raises(InputError, match="another encoder"):
+        open_store(path, encoder="b" * 64)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("1",)
+    db.close()
