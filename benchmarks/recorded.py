@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,8 @@ class Recording:
         return {key: np.asarray(sum_D / np.linalg.norm(sum_D), dtype=np.float32) for key, sum_D in sums.items()}
 
 
-TABLES = ("boxes_B", "ended_E", "pictures_P", "embeddings_PD", "agreements_A")
+ROWS = ("boxes_B", "ended_E", "pictures_P", "agreements_A")
+TABLES = (*ROWS, "embeddings_PD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +348,37 @@ def record(
         embeddings_PD=np.array(recorder.embeddings_D, dtype=np.float32),
         agreements_A=np.array(rows, dtype=AGREEMENT),
     )
+
+
+def join(recordings: Sequence[Recording]) -> Recording:
+    """Put recordings of single cameras together; they must not share one."""
+    cameras = tuple(camid for recording in recordings for camid in recording.facts.cameras)
+    assert len(set(cameras)) == len(cameras), cameras
+    every = [recording.facts for recording in recordings]
+    facts = replace(
+        every[0],
+        cameras=cameras,
+        true_boxes=sum(facts.true_boxes for facts in every),
+        predicted_boxes=sum(facts.predicted_boxes for facts in every),
+        detected=sum(facts.detected for facts in every),
+        pids=tuple(sorted({pid for facts in every for pid in facts.pids})),
+    )
+    tables = {name: _joined([getattr(recording, name) for recording in recordings], cameras, every) for name in ROWS}
+    order_P = np.argsort(tables["pictures_P"]["time"], kind="stable")
+    embeddings_PD = np.concatenate([recording.embeddings_PD for recording in recordings])[order_P]
+    for name in ROWS[:-1]:
+        tables[name] = tables[name][np.argsort(tables[name]["time"], kind="stable")]
+    return Recording(facts=facts, embeddings_PD=embeddings_PD, **tables)
+
+
+def _joined(tables: Sequence[NDArray[np.void]], cameras: Sequence[str], facts: Sequence[Facts]) -> NDArray[np.void]:
+    """One table of many, cameras renumbered."""
+    renumbered = []
+    for table, own in zip(tables, facts, strict=True):
+        table = table.copy()
+        table["camera"] = np.array([cameras.index(camid) for camid in own.cameras], dtype=np.int16)[table["camera"]]
+        renumbered.append(table)
+    return np.concatenate(renumbered)
 
 
 def _match_camera(tracks: Path, camid: str, truths: Sequence[Truth]) -> Iterator[FrameMatch]:

@@ -192,7 +192,9 @@ class Film:
     """What one camera shows on a day, frame by frame, and the truth about the frames shown so far."""
 
     def __init__(self, spec: SiteSpec, camera: int, day: Day = "live") -> None:
-        self._plan, self._spec, self._camera, self._day = plan(spec, day), spec, camera, day
+        self.camera = camera
+        """Index, from 0."""
+        self._plan, self._spec, self._day = plan(spec, day), spec, day
         self.camid = self._plan.scenes[camera].camid
         self.truths: list[Truth] = []
         self.newest: list[Truth] = []
@@ -201,11 +203,11 @@ class Film:
     def frames(self, until: float = math.inf) -> Iterator[Frame]:
         """Film the day, or the first `until` seconds of it."""
         cv2.setNumThreads(1)
-        spec, visits = self._spec, [visit for visit in self._plan.visits if visit.camera == self._camera]
+        spec, visits = self._spec, [visit for visit in self._plan.visits if visit.camera == self.camera]
         count = math.ceil(min(self._plan.seconds, until) * spec.fps)
-        rng = np.random.default_rng([spec.seed, self._camera, 0 if self._day == "live" else 1])
+        rng = np.random.default_rng([spec.seed, self.camera, 0 if self._day == "live" else 1])
         shots = render_camera(
-            self._plan.scenes[self._camera], visits, begin=0.0, frames=count, fps=spec.fps, rng=rng
+            self._plan.scenes[self.camera], visits, begin=0.0, frames=count, fps=spec.fps, rng=rng
         )  # fmt: skip
         for index, (image, self.newest) in enumerate(shots):
             self.truths += self.newest
@@ -219,9 +221,7 @@ class FilmDetector:
 
     def __init__(self, films: Sequence[Film], faults: DetectorFaults | None = None, *, seed: int = 0) -> None:
         self._films = {film.camid: film for film in films}
-        self._detectors = {
-            film.camid: SimulatedDetector(faults, seed=[seed, number]) for number, film in enumerate(films)
-        }
+        self._detectors = {film.camid: SimulatedDetector(faults, seed=[seed, film.camera]) for film in films}
 
     def __enter__(self) -> FilmDetector:
         return self

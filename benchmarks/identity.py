@@ -1,0 +1,427 @@
+"""How well people are recognised across cameras and time, on three simulated sites of growing difficulty.
+
+An encoder is trained without labels on a day at one more site; every site calibrates its own threshold, without labels
+too, on a day before with other people. Then two halves of a live day: residents come in both, strangers in the second
+only. What tracker, quality gate and encoder give is recorded once; the decisions are made again from that, so that
+thresholds, the oracle and the plain baseline see the very same tracks.
+
+    python benchmarks/identity.py out/identity                    # film, train, record and score; --jobs processes
+    python benchmarks/identity.py out/identity --seed 50 --sites small middle          # a seed to tune on
+    python benchmarks/identity.py out/identity --only score       # again from the recordings, in minutes
+    python benchmarks/identity.py --table                         # write the tables of the last result into the docs
+"""
+
+# T = tracks, D = embedding
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from publish import RESULTS, markdown_table, provenance, put_between_markers, ran_on, write_result
+from recorded import Recording, join, record, replay, replay_site
+from sites import SITES, TRAINING, Film, FilmDetector, SiteSpec
+
+from reidge.calibration.harvest import HarvestConfig, harvest_frames
+from reidge.edge.backends import open_encoder
+from reidge.edge.bundle import Bundle
+from reidge.edge.camera import CameraConfig
+from reidge.edge.crops import INDEX_NAME
+from reidge.edge.detectors import open_detector
+from reidge.edge.detectors.motion import MotionConfig
+from reidge.edge.errors import InputError
+from reidge.edge.folder import whole_folder
+from reidge.edge.service import open_gallery
+from reidge.edge.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from recorded import TrackKey
+
+    from reidge.edge.bundle import ThresholdReport
+    from reidge.train.recipe import Recipe
+
+RESULT = RESULTS / "identity.json"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "identity.md"
+FALSE_MATCH_RATE = 0.003
+"""Asked of the calibration, per comparison of two tracks; as in the demo."""
+CROPS_EACH = 8
+"""Of a tracklet of the day before."""
+RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60", "loop.evaluate_every=0"))
+STAGES = ("train", "record", "score")
+SWEEP = np.round(np.arange(-0.20, 0.201, 0.05), 2)
+"""Added to the calibrated threshold to find the one that the truth would choose."""
+GREEDY = np.round(np.arange(0.3, 0.96, 0.025), 3)
+"""Thresholds tried for the plain baseline."""
+
+
+def harvest_day(spec: SiteSpec, folder: Path, *, jobs: int) -> None:
+    """Film the day before with every camera and keep crops of it; nothing where that was done."""
+    if folder.exists():
+        return
+    parts = folder.with_name(f"{folder.name}-parts")
+    _side_by_side(partial(_harvest_camera, spec, parts), range(spec.cameras), jobs)
+    with whole_folder(folder) as whole:
+        lines: list[str] = []
+        for camera in range(spec.cameras):
+            part = parts / str(camera)
+            header, *rows = (part / INDEX_NAME).read_text(encoding="utf-8").splitlines(keepends=True)
+            lines += rows if lines else [header, *rows]
+            for inner in (path for path in part.iterdir() if path.is_dir()):
+                inner.rename(whole / inner.name)
+        (whole / INDEX_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def _harvest_camera(spec: SiteSpec, parts: Path, camera: int) -> None:
+    target = parts / str(camera)
+    if target.exists():
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    film = Film(spec, camera, "before")
+    config = HarvestConfig(crops_per_tracklet=CROPS_EACH)
+    harvest_frames({film.camid: film.frames()}, target, config, detector=FilmDetector([film], seed=spec.seed))
+
+
+def train_encoder(work: Path, *, jobs: int, spec: SiteSpec = TRAINING, recipe: Recipe | None = None) -> Path:
+    """Train the encoder of all sites without labels; nothing where that was done."""
+    from reidge.train.loop import train
+    from reidge.train.recipe import load_recipe
+
+    run = work / "encoder"
+    if not (run / "encoder.safetensors").exists():
+        harvest_day(spec, work / f"crops-{spec.name}", jobs=jobs)
+        train(recipe or load_recipe(RECIPE[0], list(RECIPE[1])), work / f"crops-{spec.name}", run)
+    return run
+
+
+def export_site(spec: SiteSpec, work: Path, run: Path, *, jobs: int) -> Path:
+    """Export the encoder for a site, with a threshold from the day before; nothing where that was done."""
+    from reidge.export.bundle import export_bundle
+    from reidge.train.checkpoint import load_encoder
+
+    name = f"{spec.name}-{spec.seed}"
+    crops, bundle = work / f"crops-{name}", work / f"bundle-{name}"
+    if not bundle.exists():
+        harvest_day(spec, crops, jobs=jobs)
+        export_bundle(
+            load_encoder(run), crops, bundle, source=run.name, false_match_rate=FALSE_MATCH_RATE, separate_views=True
+        )
+    return bundle
+
+
+def record_site(spec: SiteSpec, bundle: Path, path: Path, *, jobs: int, motion: bool = False) -> None:
+    """Film the live day with every camera, track and embed; nothing where that was done."""
+    if path.exists():
+        return
+    parts = path.with_suffix("")
+    parts.mkdir(parents=True, exist_ok=True)
+    _side_by_side(partial(_record_camera, spec, bundle, parts, motion), range(spec.cameras), jobs)
+    join([Recording.load(parts / f"{camera}.npz") for camera in range(spec.cameras)]).save(path)
+
+
+def _record_camera(spec: SiteSpec, bundle_folder: Path, parts: Path, motion: bool, camera: int) -> None:
+    target = parts / f"{camera}.npz"
+    if target.exists():
+        return
+    film, bundle = Film(spec, camera), Bundle.load(bundle_folder)
+    site = Site(bundle=bundle_folder, cameras=(CameraConfig(name=film.camid, source=f"{film.camid}.mp4"),))
+    detector = open_detector(MotionConfig()) if motion else FilmDetector([film], seed=spec.seed)
+    with (
+        detector,
+        open_encoder(bundle, threads=1) as encoder,
+        open_gallery(site, bundle, encoder) as gallery,
+    ):
+        recording = record(
+            site, ([frame] for frame in film.frames()), {film.camid: film.truths},
+            detector=detector, encoder=encoder, gallery=gallery,
+            residents=range(1, spec.residents + 1), half_at=spec.half_at,
+        )  # fmt: skip
+    recording.save(target)
+
+
+def _side_by_side(task: Callable[[int], None], numbers: Sequence[int], jobs: int) -> None:
+    if jobs == 1:
+        for number in numbers:
+            task(number)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(task, numbers))
+
+
+def score_site(recording: Recording, bundle: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that is said about a site."""
+    report = Bundle.load(bundle).manifest.threshold[recording.facts.precision]  # type: ignore[index]  # as recorded
+    assert report.min_similarity is not None
+    began = time.monotonic()
+    replayed = replay(recording, replay_site(recording, bundle, settings))
+    seconds = time.monotonic() - began
+    sweep = {}
+    for least in report.min_similarity + SWEEP:
+        chosen = f"identity.min_similarity={min(max(float(least), 0.0), 1.0):.4f}"
+        site = replay_site(recording, bundle, [*settings, chosen])
+        sweep[f"{least:.4f}"] = replay(recording, site).score.idf1
+    people = recording.people()
+    greedy = {f"{least:.3f}": recording.score(greedy_identities(recording, float(least))).idf1 for least in GREEDY}
+    return {
+        "tracks": len(people),
+        "people": len(recording.facts.pids),
+        "seconds_of_replay": seconds,
+        "min_similarity": report.min_similarity,
+        "tail_decay": report.tail_decay,
+        "threshold_method": report.method,
+        "score": asdict(replayed.score),
+        "false_merges": false_merges(replayed.identities, people),
+        "identities_per_person": splits(replayed.identities, people),
+        "live": live_errors(replayed.identities, recording),
+        "open_set": open_set(recording, bundle, settings),
+        "comparisons": compare_tracks(recording, report),
+        "tuned": {"idf1": max(sweep.values()), "min_similarity": max(sweep, key=lambda least: sweep[least])},
+        "sweep": sweep,
+        "oracle": asdict(recording.score(people)),
+        "greedy_calibrated": recording.score(greedy_identities(recording, report.min_similarity)).idf1,
+        "greedy_tuned": max(greedy.values()),
+        "greedy": greedy,
+    }
+
+
+def greedy_identities(recording: Recording, min_similarity: float) -> dict[TrackKey, int]:
+    """The plain baseline: each track that ends takes the identity whose mean is nearest, or becomes a new one."""
+    means = recording.means()
+    sums_D: list[NDArray[np.float32]] = []
+    identities: dict[TrackKey, int] = {}
+    for row in recording.ended_E:
+        key = recording.key(row)
+        if key not in means:
+            continue
+        similarities = [float(means[key] @ sum_D) / float(np.linalg.norm(sum_D)) for sum_D in sums_D]
+        best = int(np.argmax(similarities)) if similarities else -1
+        if best < 0 or similarities[best] < min_similarity:
+            best = len(sums_D)
+            sums_D.append(np.zeros_like(means[key]))
+        sums_D[best] = sums_D[best] + means[key]
+        identities[key] = best
+    return identities
+
+
+def false_merges(identities: Mapping[TrackKey, int | None], people: Mapping[TrackKey, int]) -> int:
+    """Pairs of people who share an identity."""
+    together: defaultdict[int, set[int]] = defaultdict(set)
+    for key, identity in identities.items():
+        if identity is not None and key in people:
+            together[identity].add(people[key])
+    pairs = {(a, b) for pids in together.values() for a in pids for b in pids if a < b}
+    return len(pairs)
+
+
+def splits(identities: Mapping[TrackKey, int | None], people: Mapping[TrackKey, int]) -> float:
+    """Identities of a person, on average; tracks without one are left out."""
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    for key, identity in identities.items():
+        if identity is not None and key in people:
+            found[people[key]].add(identity)
+    return sum(map(len, found.values())) / max(len(found), 1)
+
+
+def live_errors(identities: Mapping[TrackKey, int | None], recording: Recording) -> dict[str, float]:
+    """How the second half went, by tracks.
+
+    `false_match`: of the strangers' tracks, those with an identity that is mostly somebody else's. `missed_match`: of
+    the residents' tracks, those without an identity that they had in the first half. `undecided`: of all tracks, those
+    that never got one.
+    """
+    people, residents = recording.people(), set(recording.facts.residents)
+    ends = {recording.key(row): float(row["time"]) for row in recording.ended_E}
+    weights: defaultdict[int, Counter[int]] = defaultdict(Counter)
+    for row in recording.agreements_A:
+        identity = identities.get(recording.key(row))
+        if identity is not None:
+            weights[identity][int(row["pid"])] += int(row["boxes"])
+    owner = {identity: counter.most_common(1)[0][0] for identity, counter in weights.items()}
+    before: defaultdict[int, set[int]] = defaultdict(set)
+    later: list[tuple[int, int | None]] = []
+    for key, pid in people.items():
+        identity = identities.get(key)
+        if ends[key] >= recording.facts.half_at:
+            later.append((pid, identity))
+        elif identity is not None and owner[identity] == pid:
+            before[pid].add(identity)
+    strangers = [i is not None and owner[i] != pid for pid, i in later if pid not in residents]
+    missed = [i not in before[pid] for pid, i in later if pid in residents]
+    return {
+        "false_match": float(np.mean(strangers or [0.0])),
+        "missed_match": float(np.mean(missed or [0.0])),
+        "undecided": float(np.mean([identities.get(key) is None for key in people])),
+    }
+
+
+def open_set(recording: Recording, bundle: Path, settings: Sequence[str] = ()) -> dict[str, float]:
+    """What the gallery alone does: residents enrolled from the truth of the first half, asked about the second one.
+
+    `false_match`: strangers' tracks that are taken for a resident. `missed_match`: residents' tracks that match nobody.
+    `mismatch`: residents' tracks that are taken for another resident.
+    """
+    people, means, residents = recording.people(), recording.means(), set(recording.facts.residents)
+    site = replay_site(recording, bundle, settings)
+    loaded = Bundle.load(bundle)
+    encoder = open_encoder(loaded, precision=recording.facts.precision)  # type: ignore[arg-type]  # as recorded
+    ends = {recording.key(row): float(row["time"]) for row in recording.ended_E}
+    answers: dict[str, list[bool]] = {"false_match": [], "missed_match": [], "mismatch": []}
+    with open_gallery(site, loaded, encoder) as gallery:
+        enrolled: dict[int, int] = {}
+        for key in sorted(means, key=lambda key: ends[key]):
+            pid = people.get(key)
+            if pid is None:
+                continue
+            if ends[key] < recording.facts.half_at:
+                enrolled[pid] = gallery.enrol(means[key], captured_at=ends[key], global_id=enrolled.get(pid))
+                continue
+            found = gallery.match(means[key]).global_id
+            if pid not in residents:
+                answers["false_match"].append(found is not None)
+            elif pid in enrolled:
+                answers["missed_match"].append(found is None)
+                answers["mismatch"].append(found not in (None, enrolled[pid]))
+    return {name: float(np.mean(said or [False])) for name, said in answers.items()} | {"enrolled": len(enrolled)}
+
+
+def compare_tracks(recording: Recording, report: ThresholdReport) -> dict[str, float]:
+    """Shares of pairs of tracks that reach the calibrated threshold."""
+    people = recording.people()
+    keys = [key for key in recording.means() if key in people]
+    means_TD = np.stack([recording.means()[key] for key in keys]) if keys else np.empty((0, 1), dtype=np.float32)
+    pids_T = np.array([people[key] for key in keys])
+    first, second = np.triu_indices(len(keys), k=1)
+    similarities_P = np.einsum("pd,pd->p", means_TD[first], means_TD[second]) if len(keys) < 2000 else None
+    if similarities_P is None:
+        similarities_P = (means_TD @ means_TD.T)[first, second]
+    same_P = pids_T[first] == pids_T[second]
+    assert report.min_similarity is not None
+    different_P = similarities_P[~same_P]
+    wanted = {f"{rate:g}": float(np.mean(different_P >= (report.similarity_at(rate) or 1.0))) for rate in RATES}
+    return {
+        "asked": report.false_match_rate or 0.0,
+        "false_match": float(np.mean(different_P >= report.min_similarity)),
+        "missed_match": float(np.mean(similarities_P[same_P] < report.min_similarity)),
+        "different": len(different_P),
+        "same": int(same_P.sum()),
+        **{f"false_match_at_{rate}": share for rate, share in wanted.items()},
+    }
+
+
+RATES = (1e-2, 1e-3, 1e-4)
+"""Asked of the tail, to see how far it holds."""
+
+
+def run_all(
+    work: Path, names: Sequence[str], *, seed: int, jobs: int, stages: Sequence[str] = STAGES
+) -> dict[str, Any]:
+    """Make what is missing and score the sites."""
+    work.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = provenance() | {"seed": seed, "false_match_rate": FALSE_MATCH_RATE, "sites": {}}
+    began = time.monotonic()
+    if "train" in stages:
+        train_encoder(work, jobs=jobs)
+        print(f"encoder: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    for name in names:
+        spec = SITES[name].model_copy(update={"seed": seed})
+        variants = {name: False, f"{name}, motion": True} if name == "small" else {name: False}
+        bundle = export_site(spec, work, work / "encoder", jobs=jobs) if "record" in stages else _bundle(spec, work)
+        for variant, motion in variants.items():
+            path = work / f"{variant.replace(', ', '-')}-{seed}.npz"
+            if "record" in stages:
+                record_site(spec, bundle, path, jobs=jobs, motion=motion)
+                print(f"{variant}: recorded after {time.monotonic() - began:.0f} s", file=sys.stderr)
+            if "score" in stages:
+                found = score_site(Recording.load(path), bundle)
+                result["sites"][variant] = spec.model_dump() | found
+                print(f"{variant}: {json.dumps(found['score'])}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return result | {"seconds": time.monotonic() - began}
+
+
+def _bundle(spec: SiteSpec, work: Path) -> Path:
+    return work / f"bundle-{spec.name}-{spec.seed}"
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The tables, and a line about what they were measured on."""
+    sites = result["sites"]
+    header = [
+        "site",
+        "cameras, people",
+        "IDF1",
+        "precision, recall",
+        "same tracks, best threshold",
+        "same tracks, true",
+    ]
+    header += ["nearest identity, best threshold", "people who share an identity", "identities a person"]
+    rows = [
+        [
+            name,
+            f"{site['cameras']}, {site['people']}",
+            f"{site['score']['idf1']:.3f}",
+            f"{site['score']['precision']:.3f}, {site['score']['recall']:.3f}",
+            f"{site['tuned']['idf1']:.3f}",
+            f"{site['oracle']['idf1']:.3f}",
+            f"{site['greedy_tuned']:.3f}",
+            f"{site['false_merges']} pairs",
+            f"{site['identities_per_person']:.2f}",
+        ]
+        for name, site in sites.items()
+    ]
+    errors = ["site", "false match of two tracks, asked", "found", "missed match of two tracks"]
+    errors += ["stranger taken for somebody", "resident not recognised", "undecided"]
+    error_rows = [
+        [
+            name,
+            f"{site['comparisons']['asked']:.2%}",
+            f"{site['comparisons']['false_match']:.2%}",
+            f"{site['comparisons']['missed_match']:.1%}",
+            f"{site['live']['false_match']:.1%}",
+            f"{site['live']['missed_match']:.1%}",
+            f"{site['live']['undecided']:.1%}",
+        ]
+        for name, site in sites.items()
+    ]
+    return (
+        f"Seed {result['seed']}; {ran_on(result)}\n\n{markdown_table(header, rows)}\n\n"
+        f"{markdown_table(errors, error_rows)}"
+    )
+
+
+def main() -> None:
+    """Make, score, or write the tables of what was scored."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, nargs="?", default=Path("out/identity"), help="folder for all that is made")
+    parser.add_argument("--sites", nargs="+", choices=list(SITES), default=list(SITES))
+    parser.add_argument("--seed", type=int, default=0, help="of the sites; nothing was tuned on 0")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that film")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages; the others were done")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--table", action="store_true", help="write the tables of the last result into the docs")
+    args = parser.parse_args()
+    if args.table:
+        put_between_markers(DOCUMENT, "identity", describe(json.loads(args.result.read_text())))
+        return
+    try:
+        result = run_all(args.work.resolve(), args.sites, seed=args.seed, jobs=args.jobs, stages=args.only)
+    except InputError as error:
+        parser.error(str(error))
+    if result["sites"]:
+        write_result(args.result, result)
+        print(describe(result))
+
+
+if __name__ == "__main__":
+    main()
