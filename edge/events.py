@@ -13,8 +13,10 @@ EventKind = Literal[
     "sighting.started",
     "sighting.updated",
     "sighting.ended",
+    "sighting.decided",
     "identity.created",
     "identity.merged",
+    "identity.split",
     "identity.erased",
     "camera.up",
     "camera.down",
@@ -41,6 +43,8 @@ class Event(BaseModel, frozen=True, extra="forbid"):
     """x1, y1, x2, y2 in pixels of the camera's frame."""
     merged_from: int | None = None
     """identity.merged: the identity that is now part of `global_id`."""
+    split_from: int | None = None
+    """identity.split: the identity that the sightings of `global_id` were taken for before."""
     reason: str | None = None
     """camera.down: why, without secrets."""
 

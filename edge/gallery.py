@@ -13,16 +13,16 @@ import json
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge import records
+from reidge.edge import history, records
 from reidge.edge.erasure import forget_identity, forget_sightings
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.followed import WRITE_SECONDS, Followed
 from reidge.edge.index import Index
-from reidge.edge.keeper import Keeper
 from reidge.edge.records import Exemplar, Identity, SightingRow, Statement
 from reidge.edge.store import IN_MEMORY, Store
 
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WRITE_SECONDS = 2.0
-"""For the file to become like the gallery, where somebody waits for it."""
-SETTLE_SECONDS = 0.05
-"""The same between two moments of the loop, as long as the disk keeps up."""
 NEAR_ROWS = 16
 """Exemplars that are looked at for each identity that is asked for."""
 LEAST_ROWS = 256
@@ -45,6 +41,8 @@ FINALISTS = 4
 """Identities that are compared in full for each one that is asked for."""
 FEW_EXEMPLARS = 4096
 """Up to so many, an identity is compared with all others; beyond, with the nearest."""
+OWN_AMONG = "global_id = ? AND sighting_id IN (SELECT value FROM json_each(?))"
+OWN_BESIDE = "global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))"
 
 
 class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
@@ -84,7 +82,7 @@ class Match:
     """Similarity to the second-best allowed identity; -1 with none."""
 
 
-class Gallery:
+class Gallery(Followed):
     """Identities with several exemplars each; use it in a `with`, from one thread.
 
     Args:
@@ -112,21 +110,20 @@ class Gallery:
         self.path = path
         self.config = config
         self.embedding_dim = embedding_dim
-        self.store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret, shared=shared)
+        super().__init__(
+            Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret, shared=shared)
+        )
         self._index = Index(embedding_dim)
         self._identities: dict[int, Identity] = {}
         self._last = dict.fromkeys(("identities", "exemplars", "sightings"), 0)
         self._unwritten: dict[int, tuple[int, SightingRow]] = {}
-        self._late = False
-        self._keeper: Keeper | None = None
         try:
             self._load()
         except BaseException:
             self.store.close()
             raise
         if path != IN_MEMORY and not shared:
-            self._keeper = Keeper(self.store)
-            self._keeper.start()
+            self.follow()
 
     def _load(self) -> None:
         self._identities = {identity.global_id: identity for identity in self.store.identities()}
@@ -149,20 +146,6 @@ class Gallery:
 
     def __contains__(self, global_id: object) -> bool:
         return global_id in self._identities
-
-    def leave(self) -> None:
-        """Begin to close, once nothing changes any more: write what is not written yet, and do not wait for it."""
-        if self._keeper is not None:
-            self._keeper.leave(WRITE_SECONDS)
-
-    def close(self) -> None:
-        """Write what is not written yet and close the file; a second call does nothing."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.leave(WRITE_SECONDS)
-            keeper.close()
-        if keeper is None or not keeper.is_alive():  # one that hangs still holds the file
-            self.store.close()
 
     # What is there
 
@@ -200,47 +183,6 @@ class Gallery:
         asked = (("ended_at >= ?", since), ("ended_at < ?", until), ("global_id = ?", global_id))
         where = [(clause, value) for clause, value in asked if value is not None]
         return self.store.sightings(" AND ".join(clause for clause, _ in where) or "1", [value for _, value in where])
-
-    # How it is written
-
-    @property
-    def pending(self) -> int:
-        """Changes that are not on disk yet."""
-        return 0 if self._keeper is None else self._keeper.pending
-
-    @property
-    def failures(self) -> int:
-        """Writes that failed and are tried again."""
-        return 0 if self._keeper is None else self._keeper.failures
-
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing is written at the moment."""
-        return None if self._keeper is None else self._keeper.trouble
-
-    def mark(self) -> int:
-        """A number for everything that was changed so far."""
-        return 0 if self._keeper is None else self._keeper.mark()
-
-    def durable(self, mark: int) -> bool:
-        """Tell whether everything before a mark is in the file, where a kill of the process does not lose it."""
-        return self._keeper is None or self._keeper.durable(mark)
-
-    def flush(self, seconds: float) -> bool:
-        """Wait until the file is like the gallery; False when that takes longer, or does not work at present."""
-        return self._keeper is None or self._keeper.flush(seconds)
-
-    def settle(self) -> None:
-        """Let the file catch up before anybody is told, as long as the disk is fast; else go on without it."""
-        if not (self._late and self.pending):
-            self._late = not self.flush(SETTLE_SECONDS)
-
-    def keep(self, statements: Sequence[Statement]) -> None:
-        """Have the file changed, after all changes so far."""
-        if self._keeper is None:
-            self.store.write(statements)
-        else:
-            self._keeper.put(statements)
 
     # Who is it
 
@@ -354,8 +296,7 @@ class Gallery:
         Raises:
             InputError: There is no identity `global_id`, or the embedding has another length.
         """
-        if embedding_D.shape != (self.embedding_dim,):
-            raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {embedding_D.shape}.")
+        self._check(embedding_D)
         statements: list[Statement] = []
         if global_id is None:
             global_id = self._new_identity(captured_at, statements)
@@ -390,9 +331,8 @@ class Gallery:
         """
         if sighting.global_id is not None:
             self._require(sighting.global_id)
-        if sighting.embedding_D is not None and sighting.embedding_D.shape != (self.embedding_dim,):
-            shape = sighting.embedding_D.shape
-            raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {shape}.")
+        if sighting.embedding_D is not None:
+            self._check(sighting.embedding_D)
         if sighting.sighting_id == 0:
             sighting = replace(sighting, sighting_id=self._next("sightings"))
         else:
@@ -405,8 +345,7 @@ class Gallery:
         self.keep(statements)
         if self._keeper is not None:
             self._unwritten[sighting.sighting_id] = (self.mark(), sighting)
-            while self._unwritten and self.durable(next(iter(self._unwritten.values()))[0]):
-                del self._unwritten[next(iter(self._unwritten))]
+            self._drop_written()
         return sighting.sighting_id
 
     def assign(self, sighting_id: int, global_id: int | None, similarity: float | None = None) -> None:
@@ -457,7 +396,7 @@ class Gallery:
             raise InputError(f"identity {kept} cannot be merged with itself.")
         self._require(kept)
         self._require(absorbed)
-        statements = [Statement(records.NOTE_MERGE, (kept, absorbed, time.time()))]
+        statements = [history.note_merge(time.time(), kept=kept, absorbed=absorbed)]
         gone = self._identities.pop(absorbed)
         self._see(kept, gone.last_seen, statements)
         if self._identities[kept].name is None and gone.name is not None:
@@ -481,32 +420,20 @@ class Gallery:
         """
         if absorbed in self._identities:
             raise InputError(f"identity {absorbed} stands on its own; there is no merge to take back.")
-        self._wait()
-        history_id, kept, detail = self._last_merge(absorbed)
-        now = time.time()
-        back = Identity(
-            global_id=absorbed,
-            created_at=detail["created_at"],
-            last_seen=detail["last_seen"],
-            name=detail["name"],
-            uid=detail["uid"],
-        )
+        self.wait()
+        merge = history.last_merge(self.store, absorbed, standing=self._identities)
+        kept, back, marks = merge.kept, merge.absorbed, json.dumps(sorted(merge.sightings))
         self._identities[absorbed] = back
-        statements = [records.put_identity(back), Statement(records.UNDO, (history_id, now))]
-        if self._identities[kept].name == back.name and detail["kept_name"] is None and back.name is not None:
+        statements = [records.put_identity(back), history.undo(time.time(), merge)]
+        if self._identities[kept].name == back.name and merge.kept_name is None and back.name is not None:
             self._name(kept, None, statements)
-        moving = set(detail["exemplars"])
         for row in self._index.rows_of(kept):
-            if int(self._index.exemplar_ids_M[row]) in moving:
+            exemplar = self._index.exemplar(row)
+            if exemplar.exemplar_id in merge.exemplars or exemplar.sighting_id in merge.sightings:
                 statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, absorbed), absorbed)))
-        statements.append(Statement(records.MOVE_SIGHTINGS, (kept, absorbed, json.dumps(detail["sightings"]))))
-        self._restore(
-            absorbed,
-            "global_id = ? AND sighting_id IN (SELECT value FROM json_each(?))",
-            (kept, json.dumps(detail["sightings"])),
-            statements,
-        )
-        self._see_again(kept, detail["kept_last_seen"], detail["sightings"], statements)
+        statements.append(Statement(records.MOVE_SIGHTINGS, (kept, absorbed, marks)))
+        self._restore(absorbed, OWN_AMONG, (kept, marks), statements)
+        self._see_again(kept, merge.kept_last_seen, merge.sightings, statements)
         self.keep(statements)
         return kept
 
@@ -518,30 +445,29 @@ class Gallery:
 
         Raises:
             InputError: There is no such identity, or `sighting_ids` are none of its sightings or everything it has.
-            ReidgeError: The file cannot be read or written at present.
+            ReidgeError: The file cannot be read.
         """
         self._require(global_id)
-        self._wait()
-        marks = json.dumps(sorted(sighting_ids))
-        here = "global_id = ? AND sighting_id IN (SELECT value FROM json_each(?))"
-        rest = "global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))"
-        rows = self.store.sightings(here, (global_id, marks))
-        if not rows:
+        self.settle()
+        moving = self._own_among(global_id, sighting_ids)
+        if not moving:
             raise InputError(f"none of the sightings given are of identity {global_id}.")
-        moving = sorted(row.sighting_id for row in rows)
-        from_them = {row for sighting_id in moving for row in self._index.rows_from(sighting_id)}
-        stay = set(self._index.rows_of(global_id)) - from_them
-        if not stay and not self.store.read(f"SELECT 1 FROM sightings WHERE {rest} LIMIT 1", (global_id, marks)):
+        marks = json.dumps(sorted(moving))
+        from_them = [row for row in self._index.rows_of(global_id) if self._index.exemplar(row).sighting_id in moving]
+        all_exemplars = len(from_them) == len(self._index.rows_of(global_id))
+        if all_exemplars and not self.store.read(
+            f"SELECT 1 FROM sightings WHERE {OWN_BESIDE} LIMIT 1", (global_id, marks)
+        ):
             raise InputError(f"nothing would be left of identity {global_id}. Leave out some of its sightings.")
         statements: list[Statement] = []
-        made = self._new_identity(min(row.started_at for row in rows), statements)
-        statements.append(records.note_split(time.time(), made=made, split_from=global_id, sighting_ids=moving))
-        self._see(made, max(row.ended_at for row in rows), statements)
+        made = self._new_identity(min(row.started_at for row in moving.values()), statements)
+        statements.append(history.note_split(time.time(), made=made, split_from=global_id, sighting_ids=moving))
+        self._see(made, max(row.ended_at for row in moving.values()), statements)
         for row in from_them:
             statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, made), made)))
         statements.append(Statement(records.MOVE_SIGHTINGS, (global_id, made, marks)))
-        self._restore(made, here, (global_id, marks), statements)
-        self._restore(global_id, rest, (global_id, marks), statements)
+        self._restore(made, OWN_AMONG, (global_id, marks), statements)
+        self._restore(global_id, OWN_BESIDE, (global_id, marks), statements)
         self._see_again(global_id, -np.inf, moving, statements)
         self.keep(statements)
         return made
@@ -583,6 +509,7 @@ class Gallery:
                 f"what was forgotten is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
                 "It will be as soon as the file can be written, unless the process ends before."
             )
+        self._drop_written()
         self.store.flush_journal()
 
     def erase(self, global_id: int) -> None:
@@ -601,12 +528,19 @@ class Gallery:
         if global_id not in self._identities:
             raise InputError(f"there is no identity {global_id} in {self.path}.")
 
-    def _wait(self) -> None:
-        """Wait for the file, because the answer is in it."""
-        if not self.flush(WRITE_SECONDS):
-            raise ReidgeError(
-                f"{self.path} is behind the gallery: {self.trouble or 'the disk is slow.'} Try again later."
-            )
+    def _check(self, embedding_D: NDArray[np.float32]) -> None:
+        if embedding_D.shape != (self.embedding_dim,):
+            raise InputError(f"an embedding of this gallery has {self.embedding_dim} numbers, got {embedding_D.shape}.")
+        if not np.isfinite(embedding_D).all():
+            raise InputError("an embedding has infinite numbers or none at all. Leave its picture out.")
+
+    def _drop_written(self) -> None:
+        """Let go of sightings that the file has."""
+        while self._unwritten:
+            sighting_id, (mark, _) = next(iter(self._unwritten.items()))
+            if not self.durable(mark):
+                return
+            del self._unwritten[sighting_id]
 
     def _next(self, table: str) -> int:
         self._last[table] += 1
@@ -647,19 +581,21 @@ class Gallery:
         self._index.add(exemplar)
         statements.append(records.put_exemplar(exemplar))
 
-    def _last_merge(self, absorbed: int) -> tuple[int, int, dict[str, Any]]:
-        """The merge by which an identity went, and where it is now; that one may have been merged since."""
-        found = self.store.read(
-            "SELECT history_id, global_id, detail FROM history "
-            "WHERE action = 'merge' AND other_id = ? AND undone_at IS NULL ORDER BY 1 DESC LIMIT 1",
-            (absorbed,),
-        )
-        if not found:
-            raise InputError(f"identity {absorbed} was not merged into another one of {self.path}.")
-        history_id, kept, detail = found[0]
-        if kept not in self._identities:
-            kept = self._last_merge(kept)[1]
-        return history_id, kept, json.loads(detail)
+    def _own_among(self, global_id: int, sighting_ids: Collection[int]) -> dict[int, SightingRow]:
+        """Those of some sightings that are an identity's, by number.
+
+        The file may be behind; of a sighting that has an exemplar, memory knows better whose it is.
+        """
+        marks = json.dumps(sorted(sighting_ids))
+        rows = self.store.sightings("sighting_id IN (SELECT value FROM json_each(?))", (marks,))
+        known = {row.sighting_id: row for row in rows}
+        known |= {i: self._unwritten[i][1] for i in sighting_ids if i in self._unwritten and i not in known}
+        return {i: row for i, row in known.items() if self._owner(row) == global_id}
+
+    def _owner(self, sighting: SightingRow) -> int | None:
+        for row in self._index.rows_from(sighting.sighting_id):
+            return int(self._index.global_ids_M[row])
+        return sighting.global_id
 
     def _restore(self, global_id: int, where: str, values: Sequence[object], statements: list[Statement]) -> None:
         """Make exemplars of an identity that has none, from sightings that it is to have."""
@@ -678,9 +614,19 @@ class Gallery:
             self._add(exemplar, statements)
 
     def _thin_out(self, global_id: int, statements: list[Statement]) -> None:
-        """Drop exemplars until few enough are left, each time the one most like another; the older of a pair stays."""
+        """Drop exemplars until few enough are left, each time the one that is missed least.
+
+        That is one of the two most alike: the worse picture, or of equal ones the newer. What the user gave stays
+        as long as there is anything else.
+        """
         while len(rows := self._index.rows_of(global_id)) > self.config.max_exemplars:
             own_MD = self._index.embeddings_MD[rows]
-            likeness_MM = np.tril(own_MD @ own_MD.T, k=-1) + np.triu(np.full((len(rows), len(rows)), -2.0))
-            newer = rows[int(np.argmax(likeness_MM.max(axis=1)))]
-            statements.append(Statement(records.DROP_EXEMPLAR, (self._index.drop(newer),)))
+            likeness_MM = own_MD @ own_MD.T
+            np.fill_diagonal(likeness_MM, -2.0)
+            exemplars = [self._index.exemplar(row) for row in rows]
+            given_M = np.array([exemplar.enrolled for exemplar in exemplars])
+            if not given_M.all():
+                likeness_MM[np.ix_(given_M, given_M)] = -2.0
+            one, other = (int(i) for i in np.unravel_index(np.argmax(likeness_MM), likeness_MM.shape))
+            worse = min(one, other, key=lambda i: (exemplars[i].enrolled, exemplars[i].quality, -i))
+            statements.append(Statement(records.DROP_EXEMPLAR, (self._index.drop(rows[worse]),)))

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reidge.edge.bars import bars_of
 from reidge.edge.crops import resize_crops
 from reidge.edge.holdback import Holdback
 from reidge.edge.latency import LatencyHistogram
 from reidge.edge.quality import comparable_sharpness, cut_out, find_flaw
 from reidge.edge.reporter import Reporter
 from reidge.edge.sightings import Sighting, SightingBook
+from reidge.edge.transit import Transits
 from reidge.edge.view import View
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from reidge.edge.mailbox import CameraState
     from reidge.edge.metrics import Metrics, Stage
     from reidge.edge.reporter import Sink
+    from reidge.edge.ruling import Change
     from reidge.edge.site import Site
     from reidge.edge.tracker import TrackedBox
     from reidge.edge.tracklog import TrackLog
@@ -45,6 +48,19 @@ USUAL_SHARPNESS_MEMORY = 0.9
 """Weight of what was seen before in the usual sharpness of a track."""
 FINAL_SECONDS = 2.0
 """For the gallery's file to say what the last events say."""
+
+
+def open_book(site: Site, gallery: Gallery, encoder: EdgeEncoder) -> SightingBook:
+    """Begin to decide who is who, by what the bundle and the site say."""
+    bars = bars_of(
+        encoder.bundle.manifest.threshold.get(encoder.precision),
+        min_similarity=gallery.config.min_similarity,
+        fixed=site.identity.min_similarity is not None,
+        stranger_rate=site.identity.stranger_rate,
+    )
+    limits = {way.between: way.seconds for way in site.transit}
+    overlapping = {camera.name: camera.overlaps for camera in site.cameras}
+    return SightingBook(site.identity, gallery, overlapping, bars=bars, transits=Transits(limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +99,7 @@ class Pipeline:
         beat: Callable[[str], None] = lambda stage: None,
     ) -> None:
         self.site = site
-        self.book = SightingBook(site.identity, gallery, {c.name: c.overlaps for c in site.cameras})
+        self.book = open_book(site, gallery, encoder)
         self.reporter = Reporter(Holdback(sink, gallery, metrics), updates_every=site.identity.updates_every)
         self.latency = LatencyHistogram()
         """From the arrival of a frame to its last event, over frames that caused events."""
@@ -315,18 +331,29 @@ class Pipeline:
             sighting = picture.sighting
             if np.isfinite(embedding_D).all():  # one number that is none would spoil the mean for good
                 sighting.add_evidence(embedding_D, picture.weight)
-                self.reporter.changed(sighting, self.book.decide(sighting, sighting.last_seen))
+                self._tell(self.book.decide(sighting, sighting.last_seen))
         self.reporter.repeat(self.book.live.values())
         self.book.gallery.settle()
 
     def _end(self, camid: str, track_ids: Iterable[int]) -> None:
         for track_id in track_ids:
             sighting = self.book.live[camid, track_id]
-            self.reporter.changed(sighting, self.book.end(sighting, sighting.last_seen))
+            self._tell(self.book.end(sighting, sighting.last_seen))
             self.reporter.ended(sighting)
-            if self._tracks.folder is not None:  # only then does memory grow with every track
-                self._logged[camid, track_id] = sighting.global_id
+            self._log(sighting)
             self._tracks.forget(camid, track_id)
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        """Pass on what was decided, also about tracks that are over."""
+        self.reporter.changed(changes)
+        for change in changes:
+            if change.kind == "decided":
+                self._log(change.sighting)
+
+    def _log(self, sighting: Sighting) -> None:
+        """Note who a track was for the final table."""
+        if self._tracks.folder is not None:  # only then does memory grow with every track
+            self._logged[sighting.camid, sighting.track_id] = sighting.global_id
 
     def _failed(self, counter: str, what: str, camid: str, error: Exception) -> None:
         self._metrics.count(counter, camid)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from reidge.edge.events import EventKind
     from reidge.edge.holdback import Holdback
     from reidge.edge.mailbox import CameraState
-    from reidge.edge.sightings import Change, Sighting
+    from reidge.edge.ruling import Change
+    from reidge.edge.sightings import Sighting
 
 
 class Sink(Protocol):
@@ -52,31 +53,49 @@ class Reporter:
         self._say("sighting.started", sighting)
 
     def ended(self, sighting: Sighting) -> None:
-        """A track is over; who it was will not change any more."""
+        """A track is over; who it was may still be decided."""
         if sighting.global_id is None:
             self.undecided += 1
         else:
             self._known.add(sighting.global_id)
         self._say("sighting.ended", sighting)
 
-    def changed(self, sighting: Sighting, changes: Iterable[Change]) -> None:
-        """A decision was made about a track."""
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Decisions were made."""
         for change in changes:
-            if change.kind == "created":
-                self._say("identity.created", sighting, global_id=change.global_id)
-            elif change.kind == "merged":
-                assert change.merged_from is not None
-                if change.merged_from in self._known:
-                    self._known.remove(change.merged_from)
-                    self._known.add(change.global_id)
-                self._say(
-                    "identity.merged",
-                    sighting,
-                    global_id=change.global_id,
-                    merged_from=change.merged_from,
-                    similarity=change.similarity,
-                )
-            sighting.last_told = -1.0  # say at once who it is
+            sighting = change.sighting
+            if change.kind == "assigned":
+                sighting.last_told = -1.0  # say at once who it is
+            elif change.kind == "decided":
+                self._decided(change)
+            elif change.kind == "created":
+                self._say("identity.created", sighting, global_id=change.global_id, similarity=None)
+            elif change.kind == "split":
+                self._say("identity.split", sighting, global_id=change.global_id, split_from=change.split_from)
+            else:
+                self._merged(change)
+
+    def _decided(self, change: Change) -> None:
+        """A track that is over has another answer."""
+        if change.global_id is not None:
+            self._known.add(change.global_id)
+        told = change.sighting.last_told
+        self._say("sighting.decided", change.sighting, global_id=change.global_id, similarity=change.similarity)
+        change.sighting.last_told = told
+
+    def _merged(self, change: Change) -> None:
+        assert change.global_id is not None
+        assert change.merged_from is not None
+        if change.merged_from in self._known:
+            self._known.remove(change.merged_from)
+            self._known.add(change.global_id)
+        self._say(
+            "identity.merged",
+            change.sighting,
+            global_id=change.global_id,
+            merged_from=change.merged_from,
+            similarity=change.similarity,
+        )
 
     def repeat(self, sightings: Iterable[Sighting]) -> None:
         """Say again where people are, every so often and whenever the answer changed."""

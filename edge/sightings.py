@@ -1,33 +1,38 @@
-"""From tracks to identities: gather evidence about each track, decide who it is, and check again at its end.
+"""From tracks to identities: gather evidence about each track, and decide who is who among those of the last while.
 
-A sighting is one person passing one camera. It stays undecided until enough good pictures were embedded, because a
-wrong early answer would be remembered. Two sightings that overlap in time, in one camera or in cameras that see
-different places, are never the same identity.
+A sighting is one person passing one camera. It stays undecided until it surely is somebody known, or until a second
+sighting turns out to be the same person: somebody seen once is nobody yet. Decisions are made anew whenever a sighting
+ends and every so often while it lasts, over all sightings that may have to do with it; an answer that stands gives way
+only to a clearly better one. Two sightings that overlap in time, in one camera or in cameras that see different
+places, are never the same identity.
 """
 
 # D = embedding
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from reidge.edge.associate import associate
+from reidge.edge.bars import Bars
+from reidge.edge.records import SightingRow
+from reidge.edge.ruling import Ruling
+from reidge.edge.transit import Transits
+from reidge.edge.window import HOLD, Window
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from reidge.edge.gallery import Gallery
+    from reidge.edge.ruling import Change
 
-REMEMBERED_SECONDS = 3600.0
-"""How long ended sightings still forbid identities; later ones cannot overlap with anything live."""
-
-CLOCK_SET_BACK = 60.0
-"""Seconds by which tracks may end out of order before it is taken for a clock that was set back."""
+Box = tuple[float, float, float, float]
 
 
 class EvidenceConfig(BaseModel, frozen=True, extra="forbid"):
@@ -38,17 +43,23 @@ class EvidenceConfig(BaseModel, frozen=True, extra="forbid"):
     embeddings_per_moment: int = Field(32, ge=1)
     """Pictures of all tracks that are embedded at most at once; in a crowd the others wait for the next moment."""
     min_embeddings: int = Field(6, ge=1)
-    """Pictures before a track is matched with the gallery."""
+    """Pictures before a live track is compared with others."""
     min_embeddings_new: int = Field(16, ge=1)
-    """Pictures before a live track that matches nobody becomes a new identity; one that ends sooner becomes one then.
+    """Pictures before a live track that is like nobody becomes a new identity, where one sighting suffices for one.
 
     A late answer is the better one: whoever seems new at first is often known once seen from another side.
     """
     min_embeddings_end: int = Field(1, ge=1)
     """Pictures that suffice for a decision when the track is over."""
+    min_sightings: int = Field(2, ge=1, le=2)
+    """Sightings of one person before there is an identity; with 1 everybody is somebody at once."""
+    decide_every: float = Field(2.0, gt=0)
+    """Seconds between decisions about a track while it lasts."""
+    window: float = Field(900.0, gt=0)
+    """Seconds over which a sighting that is over may still be decided anew."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Sighting:
     """One track with the evidence so far."""
 
@@ -57,64 +68,109 @@ class Sighting:
     started_at: float
     """Seconds since the epoch, UTC."""
     last_seen: float
-    box: tuple[float, float, float, float]
+    box: Box
     """x1, y1, x2, y2 in pixels where it was last seen."""
+    first_box: Box = (0.0, 0.0, 0.0, 0.0)
+    """Where it was first seen; `box` where that is not said."""
     global_id: int | None = None
     similarity: float | None = None
-    """To the identity when it was matched; None for a new identity."""
-    created: bool = False
-    """Whether this sighting made its identity."""
+    """To the identity when it was matched; None for the first of an identity."""
     embeddings: int = 0
     last_embedded: float = -np.inf
     usual_sharpness: float | None = None
     """Of its pictures so far, smoothed."""
     last_told: float = -np.inf
     """When an event last spoke of it."""
+    decided_at: float = -np.inf
+    """When it was last decided about."""
+    sighting_id: int = 0
+    """In the gallery, once it is over."""
+    exemplar: bool = False
+    """Whether the gallery has its embedding as an exemplar."""
+    candidates: list[tuple[int, float]] = field(default_factory=list, repr=False)
+    """Identities it is most like, and how much, ..."""
+    searched_with: int = 0
+    """... when it had so many embeddings."""
     _sum_D: NDArray[np.float32] | None = field(default=None, repr=False)
+    _mean_D: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not any(self.first_box):
+            self.first_box = self.box
 
     def add_evidence(self, embedding_D: NDArray[np.float32], weight: float) -> None:
         """Take in one more embedding; a better picture weighs more."""
         weighted_D = np.float32(weight) * embedding_D
         self._sum_D = weighted_D if self._sum_D is None else self._sum_D + weighted_D
+        self._mean_D = None
         self.embeddings += 1
 
     def drop_evidence(self) -> None:
         """Free what is no longer needed once the track is decided for good."""
-        self._sum_D = None
+        self._sum_D = self._mean_D = None
 
     @property
     def mean_D(self) -> NDArray[np.float32]:  # noqa: N802
         """Weighted mean of the embeddings, unit length."""
-        assert self._sum_D is not None
-        return np.asarray(self._sum_D / max(float(np.linalg.norm(self._sum_D)), 1e-9), dtype=np.float32)
+        if self._mean_D is None:
+            assert self._sum_D is not None
+            norm = max(float(np.linalg.norm(self._sum_D)), 1e-9)
+            self._mean_D = np.asarray(self._sum_D / norm, dtype=np.float32)
+        return self._mean_D
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What a decision changed in the gallery or in a sighting."""
-
-    kind: Literal["assigned", "created", "merged"]
-    global_id: int
-    """The identity that stands now."""
-    merged_from: int | None = None
-    """merged: the identity that was given up."""
-    similarity: float | None = None
+    @classmethod
+    def from_row(cls, row: SightingRow) -> Sighting:
+        """Take up a sighting again that the gallery has kept."""
+        return cls(
+            camid=row.camid,
+            track_id=row.track_id,
+            started_at=row.started_at,
+            last_seen=row.ended_at,
+            box=(0.0, 0.0, 0.0, 0.0),
+            global_id=row.global_id,
+            similarity=row.similarity,
+            embeddings=0 if row.embedding_D is None else max(row.pictures, 1),
+            sighting_id=row.sighting_id,
+            exemplar=row.global_id is not None,
+            _sum_D=row.embedding_D,
+        )
 
 
 class SightingBook:
     """All sightings of a site, live and just ended, and the decisions about them."""
 
     def __init__(
-        self, config: EvidenceConfig, gallery: Gallery, overlapping: Mapping[str, Collection[str]] | None = None
+        self,
+        config: EvidenceConfig,
+        gallery: Gallery,
+        overlapping: Mapping[str, Collection[str]] | None = None,
+        *,
+        bars: Bars | None = None,
+        transits: Transits | None = None,
     ) -> None:
         self.config = config
         self.gallery = gallery
         self.live: dict[tuple[str, int], Sighting] = {}
         self.merged: dict[int, int] = {}
         """Identities that were given up, and what they became."""
+        self.bars = bars or Bars(min_similarity=gallery.config.min_similarity)
+        self.window = Window(gallery, self.bars, transits or Transits())
         self.overlapping = overlapping or {}
+        self._resumed = False
+
+    @property
+    def overlapping(self) -> Mapping[str, Collection[str]]:
         """Cameras that see part of what a camera sees."""
-        self._ended: deque[Sighting] = deque()
+        return self.window.overlapping
+
+    @overlapping.setter
+    def overlapping(self, cameras: Mapping[str, Collection[str]]) -> None:
+        self.window.overlapping = cameras
+
+    @property
+    def bar(self) -> float:
+        """Least value at which two sightings are one person, with so many people known."""
+        return self.bars.at(len(self.gallery) + len(self.window.once_seen))
 
     def wants(self, sighting: Sighting, now: float) -> bool:
         """Tell whether another picture of a track is due."""
@@ -122,28 +178,27 @@ class SightingBook:
         return now - sighting.last_embedded >= 1 / self.config.embeddings_per_second - 1e-3
 
     def decide(self, sighting: Sighting, now: float) -> list[Change]:
-        """Decide about a live track that is still undecided, when there is enough evidence."""
-        if sighting.global_id is not None or sighting.embeddings < self.config.min_embeddings:
+        """Decide about a live track when it has just enough evidence, and every so often from then on."""
+        enough = (self.config.min_embeddings, self.config.min_embeddings_new)
+        due = sighting.embeddings in enough or now - sighting.decided_at >= self.config.decide_every
+        if sighting.embeddings < self.config.min_embeddings or not due:
             return []
-        match = self.gallery.match(sighting.mean_D, forbidden=self.forbidden(sighting))
-        if match.global_id is not None:
-            return [self._assign(sighting, match.global_id, match.similarity)]
-        if sighting.embeddings < self.config.min_embeddings_new:
-            return []
-        return [self._create(sighting, now)]
+        sighting.decided_at = now
+        return list(self._answer(sighting))
 
     def end(self, sighting: Sighting, now: float) -> list[Change]:
-        """Close a track: decide with all its evidence, remember it, and join identities that turn out the same."""
+        """Close a track: keep it in the gallery, and decide with all its evidence."""
         del self.live[sighting.camid, sighting.track_id]
-        self._remember(sighting, now)
-        if sighting.embeddings < self.config.min_embeddings_end:
+        enough = sighting.embeddings >= self.config.min_embeddings_end
+        if not enough:
+            sighting.embeddings = 0
+        self._record(sighting)
+        self.window.remember(sighting, now=now, seconds=self.config.window)
+        if not enough or sighting not in self.window.ended:
             return []
-        changes = self._settle(sighting, now)
-        assert sighting.global_id is not None
-        if not sighting.created:
-            self.gallery.enrol(sighting.mean_D, captured_at=now, global_id=sighting.global_id)
-        sighting.drop_evidence()
-        return changes + self._join(sighting.global_id)
+        changes = list(self._answer(sighting))
+        self._learn(sighting)
+        return changes
 
     def final(self, global_id: int | None) -> int | None:
         """What an identity has become by merging."""
@@ -151,83 +206,97 @@ class SightingBook:
             global_id = self.merged[global_id]
         return global_id
 
-    def _remember(self, sighting: Sighting, now: float) -> None:
-        """Keep an ended track for the constraints it makes, as long as it can make any."""
-        if self._ended and self._ended[-1].last_seen > now + CLOCK_SET_BACK:
-            # By the old clock these are in the future, where they would forbid identities that are long gone.
-            self._ended = deque(other for other in self._ended if other.last_seen <= now)
-        self._ended.append(sighting)
-        while self._ended[0].last_seen < now - REMEMBERED_SECONDS:
-            self._ended.popleft()
+    def resume(self, now: float) -> None:
+        """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
+        since = now - self.config.window
+        undecided = self.gallery.store.sightings(
+            "global_id IS NULL AND embedding IS NOT NULL AND (ended_at < ? OR ended_at > ?)", (since, now)
+        )
+        for row in undecided:
+            self.window.set_aside(Sighting.from_row(row))
+        for row in self.gallery.sightings(since=since, until=now):
+            sighting = Sighting.from_row(row)
+            self.window.remember(sighting, now=row.ended_at, seconds=self.config.window)
+            if sighting.embeddings:
+                self._learn(sighting)
 
-    def forbidden(self, sighting: Sighting) -> set[int]:
-        """Identities that a track cannot be, because they are or were elsewhere at the same time."""
-        others = (other for other in (*self.live.values(), *self._ended) if other is not sighting)
-        return {other.global_id for other in others if other.global_id is not None and self._apart(sighting, other)}
+    def forget(self, global_id: int) -> None:
+        """Let go of an identity that is to be erased."""
+        self.window.forget(global_id)
+        for sighting in self.live.values():
+            if sighting.global_id == global_id:
+                sighting.global_id = sighting.similarity = None
 
-    def _settle(self, sighting: Sighting, now: float) -> list[Change]:
-        """Decide for good. An identity made from half the evidence is replaced by one of the whole."""
-        before, created = sighting.global_id, sighting.created
-        forbidden = self.forbidden(sighting) | ({before} if created and before is not None else set())
-        match = self.gallery.match(sighting.mean_D, forbidden=forbidden)
-        if created:
-            assert before is not None
-            self.gallery.enrol(sighting.mean_D, captured_at=now, global_id=before)
-            if match.global_id is None or not self._compatible(before, match.global_id):
-                return []
-            return [self._merge(kept=match.global_id, absorbed=before, similarity=match.similarity)]
-        if match.global_id is None:
-            return [self._create(sighting, now)]
-        if match.global_id == before:
-            sighting.similarity = match.similarity
-            return []
-        return [self._assign(sighting, match.global_id, match.similarity)]
-
-    def _join(self, global_id: int) -> list[Change]:
-        """Merge an identity with the one most like it, as long as there is one like enough; the older number stays."""
-        changes: list[Change] = []
-        while True:
-            likeness = self.gallery.linkage(global_id).items()
-            # Few are like enough; only for them is it worth looking through all sightings.
-            near = {other: value for other, value in likeness if value >= self.gallery.config.min_similarity}
-            allowed = {other: value for other, value in near.items() if self._compatible(global_id, other)}
-            best = max(allowed, key=lambda other: allowed[other], default=None)
-            if best is None:
-                return changes
-            kept, absorbed = sorted((global_id, best))
-            changes.append(self._merge(kept=kept, absorbed=absorbed, similarity=allowed[best]))
-            global_id = kept
-
-    def _assign(self, sighting: Sighting, global_id: int, similarity: float) -> Change:
-        sighting.global_id, sighting.similarity, sighting.created = global_id, similarity, False
-        return Change(kind="assigned", global_id=global_id, similarity=similarity)
-
-    def _create(self, sighting: Sighting, now: float) -> Change:
-        sighting.global_id = self.gallery.enrol(sighting.mean_D, captured_at=now)
-        sighting.similarity, sighting.created = None, True
-        return Change(kind="created", global_id=sighting.global_id)
-
-    def _merge(self, *, kept: int, absorbed: int, similarity: float) -> Change:
-        self.gallery.merge(kept=kept, absorbed=absorbed)
+    def adopt(self, *, kept: int, absorbed: int) -> None:
+        """Take in that two identities were merged."""
         self.merged[absorbed] = kept
-        for sighting in (*self.live.values(), *self._ended):
+        for sighting in self._everyone():
             if sighting.global_id == absorbed:
                 sighting.global_id = kept
-                sighting.similarity = similarity if sighting.similarity is None else sighting.similarity
-        return Change(kind="merged", global_id=kept, merged_from=absorbed, similarity=similarity)
 
-    def _compatible(self, one: int, other: int) -> bool:
-        """Tell whether no sightings of two identities overlap in time where one person cannot be twice."""
-        everyone = (*self.live.values(), *self._ended)
-        of_one = [sighting for sighting in everyone if sighting.global_id == one]
-        of_other = [sighting for sighting in everyone if sighting.global_id == other]
-        return not any(self._apart(a, b) for a in of_one for b in of_other)
+    def _everyone(self) -> Iterator[Sighting]:
+        yield from self.live.values()
+        yield from self.window.ended
 
-    def _apart(self, a: Sighting, b: Sighting) -> bool:
-        """Tell whether two sightings must be different people."""
-        together = a.started_at < b.last_seen and b.started_at < a.last_seen
-        return together and (a.camid == b.camid or not self._may_see_the_same(a.camid, b.camid))
+    def _record(self, sighting: Sighting) -> None:
+        """Keep a sighting that is over, and what it looked like if it is known who it was."""
+        mean_D = sighting.mean_D if sighting.embeddings else None
+        sighting.sighting_id = self.gallery.record(
+            SightingRow(
+                camid=sighting.camid,
+                track_id=sighting.track_id,
+                started_at=sighting.started_at,
+                ended_at=sighting.last_seen,
+                global_id=sighting.global_id,
+                similarity=sighting.similarity,
+                pictures=sighting.embeddings,
+                embedding_D=mean_D,
+            )
+        )
+        if sighting.global_id is not None:
+            self.enrol(sighting, sighting.global_id)
 
-    def _may_see_the_same(self, one: str, other: str) -> bool:
-        """Tell whether two cameras overlap; it suffices that one of them says so."""
-        return other in self.overlapping.get(one, ()) or one in self.overlapping.get(other, ())
+    def enrol(self, sighting: Sighting, global_id: int | None) -> int:
+        """Make an exemplar of a sighting, of a known identity or of a new one."""
+        sighting.exemplar = bool(sighting.sighting_id)
+        global_id = self.gallery.enrol(
+            sighting.mean_D,
+            captured_at=sighting.last_seen,
+            global_id=global_id,
+            quality=float(sighting.embeddings),
+            sighting_id=sighting.sighting_id or None,
+        )
+        if not sighting.sighting_id:
+            self.window.provisional.add((global_id, sighting.last_seen))
+        return global_id
+
+    def _answer(self, focus: Sighting) -> Iterator[Change]:
+        """Decide about a sighting and all others that it may have to do with."""
+        if not self._resumed:
+            self._resumed = True
+            self.resume(focus.started_at)
+        live = [s for s in self.live.values() if s.embeddings >= self.config.min_embeddings or s is focus]
+        bar = self.bar
+        question = self.window.ask(focus, [s for s in live if s is not focus], bar)
+        groups = associate(question.evidence, bar=bar, lead=HOLD * self.bars.decay)
+        yield from Ruling(self, question, groups, focus).changes()
+
+    def _learn(self, sighting: Sighting) -> None:
+        """Learn from how people go about, where likeness alone leaves no doubt who came."""
+        passed: dict[object, list[Sighting]] = {}
+        for other in self.window.ended:
+            if other is not sighting and other.embeddings and other.last_seen <= sighting.started_at:
+                passed.setdefault(other if other.global_id is None else other.global_id, []).append(other)
+        rivals = [max(group, key=lambda s: s.last_seen) for group in passed.values()]
+        means = [float(np.mean([sighting.mean_D @ s.mean_D for s in group])) for group in passed.values()]
+        away = [(g, value) for g, value in sighting.candidates if g not in passed and g != sighting.global_id]
+        values = np.array(means + ([max(value for _, value in away)] if away else []))
+        chosen: list[int] = []
+        if len(values):
+            best = int(values.argmax())
+            lead = values[best] - np.max(np.delete(values, best), initial=-1.0)
+            if values[best] >= self.bar and lead >= self.bars.decay:
+                chosen = [best if best < len(rivals) else -1]
+        known = sum(isinstance(key, int) for key in passed)
+        others = max(len(self.gallery) - known, 0) + len(self.window.once_seen)
+        self.window.transits.learn(sighting, rivals, chosen, others=others)

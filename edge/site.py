@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from reidge.edge.backends.presence import Backend
 from reidge.edge.camera import CameraConfig
@@ -26,7 +26,7 @@ from reidge.edge.watchdog import WatchdogConfig
 from reidge.edge.web import WebConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 
 class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
@@ -45,10 +45,28 @@ class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
     """Least similarity to an identity to be it; None takes the bundle's calibrated one."""
     min_margin: float = Field(0.0, ge=0, le=2)
     """Least lead over the second-best identity."""
+    stranger_rate: float = Field(0.1, gt=0, lt=1)
+    """Share of strangers that may be taken for somebody; with the bundle's threshold only, which rises for it with the
+    number of people known."""
     max_exemplars: int = Field(8, ge=1)
     """Embeddings kept of each identity."""
     updates_every: float = Field(1.0, gt=0)
     """Seconds between sighting.updated events of a track."""
+
+
+class TransitConfig(BaseModel, frozen=True, extra="forbid"):
+    """How long the way between two cameras takes, either way."""
+
+    between: tuple[str, str]
+    """Their names."""
+    seconds: tuple[float, float]
+    """Least, which nobody can do faster, and most, which is only what is usual."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TransitConfig:
+        if not 0 <= self.seconds[0] < self.seconds[1]:
+            raise ValueError(f"seconds are the least and the most, got {list(self.seconds)}")
+        return self
 
 
 class StorageConfig(RetentionConfig, frozen=True, extra="forbid"):
@@ -84,6 +102,8 @@ class Site(BaseModel, frozen=True, extra="forbid"):
     """How the bundle's encoder runs."""
     identity: IdentityConfig = IdentityConfig()
     """When a track is a known person."""
+    transit: tuple[TransitConfig, ...] = ()
+    """Walking times between cameras, where they are known; others are learned."""
     storage: StorageConfig = StorageConfig()
     """What is kept between runs."""
     outputs: OutputConfig = OutputConfig()
@@ -109,21 +129,7 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
         InputError: The file is missing or no YAML, a variable or a secret's file is missing, or a key is unknown or has
             a wrong value.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not YAML: {describe_yaml_error(error)}. Correct it there.") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} has no settings. See examples/ for a site file.")
-    try:
-        values = fill_in(apply_overrides(values, overrides), path)
-    except RecursionError as error:
-        raise InputError(f"{path}: a setting holds itself, by an alias inside its own anchor. Write it out.") from error
-    for key in _holding_nul(values):  # which no path, name or address may
-        raise InputError(f"{path}: {key} holds a NUL character. Take it out.")
-    site = validate(Site, values, where=str(path))
+    site = validate(Site, read_sections(path, overrides), where=str(path))
     names = [camera.name for camera in site.cameras]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: two cameras are named {twice[0]!r}. Give each its own name.")
@@ -134,7 +140,41 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
             raise InputError(f"{path}: camera {camera.name}: {error}") from error
         if unknown := [name for name in camera.overlaps if name not in names]:
             raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
+    for way in site.transit:
+        if unknown := [name for name in way.between if name not in names]:
+            raise InputError(f"{path}: transit is said for {unknown[0]!r}, which is no camera of this site.")
     return _resolve(site, path.parent)
+
+
+def read_sections(path: Path, overrides: Sequence[str] = (), *, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Read a site file as far as secrets and variables go; what it says is not checked.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` pairs that replace what the file says.
+        only: Sections to read; secrets of others need not be there. None reads all.
+
+    Raises:
+        InputError: The file is missing or no YAML, or a variable or a secret's file is missing.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not YAML: {describe_yaml_error(error)}. Correct it there.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has no settings. See examples/ for a site file.")
+    try:
+        values = apply_overrides(values, overrides)
+        if only is not None:
+            values = {name: values[name] for name in values if name in only}
+        filled: dict[str, Any] = fill_in(values, path)
+    except RecursionError as error:
+        raise InputError(f"{path}: a setting holds itself, by an alias inside its own anchor. Write it out.") from error
+    for key in _holding_nul(filled):  # which no path, name or address may
+        raise InputError(f"{path}: {key} holds a NUL character. Take it out.")
+    return filled
 
 
 def _holding_nul(values: Any, key: str = "") -> Iterator[str]:

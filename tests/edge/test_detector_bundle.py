@@ -171,7 +171,7 @@ def test_a_run_says_what_its_detector_took(
         "bundle": str(tiny_bundle),
         "cameras": [{"name": "cam1", "source": str(walks["cam1"])}],
         "encoder": {"backend": "onnxruntime", "threads": 1},
-        "identity": {"min_similarity": 0.8},
+        "identity": {"min_similarity": 0.8, "min_sightings": 1},
         "outputs": {"events": str(tmp_path / "events.jsonl")},
     }
     exported = {"kind": "bundle", "path": str(detector), "backend": "onnxruntime", "precision": "int8"}

@@ -28,6 +28,7 @@ def test_an_event_is_one_object_with_every_field() -> None:
         "similarity": None,
         "box": [1, 2, 3, 4],
         "merged_from": None,
+        "split_from": None,
         "reason": None,
     }
 

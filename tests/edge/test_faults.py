@@ -134,7 +134,7 @@ def site_of(cameras: dict[str, str], *, bundle: Path, detector: Path, disk: Path
         "cameras": [{"name": name, "source": f"${{{name.upper()}}}"} for name in cameras],
         "detector": {"kind": "boxes", "path": str(detector), "boxes": "found", "threads": 1},
         "encoder": {"backend": "onnxruntime", "threads": 1},
-        "identity": {"min_similarity": 0.8, "updates_every": 0.3, "min_embeddings_new": 6},
+        "identity": {"min_similarity": 0.8, "updates_every": 0.3, "min_embeddings_new": 6, "min_sightings": 1},
         "storage": {"gallery": str(disk / "gallery.sqlite")},
         "outputs": {
             "events": str(disk / "events.jsonl"),

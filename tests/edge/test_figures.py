@@ -73,7 +73,7 @@ def write_site(folder: Path, bundle: Path, recording: Path) -> str:
         "bundle": str(bundle),
         "cameras": [{"name": "cam1", "source": str(recording), "start": 1000}],
         "encoder": {"backend": "onnxruntime", "threads": 1},
-        "identity": {"min_similarity": 0.8},
+        "identity": {"min_similarity": 0.8, "min_sightings": 1},
         "outputs": {"events": "events.jsonl"},
     }
     path = folder / "site.yaml"

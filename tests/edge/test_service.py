@@ -27,7 +27,7 @@ def site(bundle: Path, walks: dict[str, Path], **more: Any) -> dict[str, Any]:
         "bundle": str(bundle),
         "cameras": cameras,
         "encoder": {"backend": "onnxruntime", "threads": 1},
-        "identity": {"min_similarity": 0.8},
+        "identity": {"min_similarity": 0.8, "min_sightings": 1},
         "storage": {"gallery": "gallery.sqlite"},
     } | more
 

@@ -1,0 +1,258 @@
+"""The sightings about which is still decided: those of the last while, and once-seen people from before."""
+
+# N = nodes, A = identities from longer ago, W = sightings of the window, D = embedding
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reidge.edge.associate import Evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from reidge.edge.bars import Bars
+    from reidge.edge.gallery import Gallery
+    from reidge.edge.sightings import Sighting
+    from reidge.edge.transit import Transits
+
+MOST_SIGHTINGS = 512
+"""Of the window; in a crowd it is shorter."""
+MOST_ONCE_SEEN = 4096
+"""Sightings of people seen once, from before the window, that are kept in memory; the newest."""
+MOST_TOGETHER = 192
+"""Sightings decided about at once, the nearest first; bounds the time a decision takes."""
+MOST_IDENTITIES = 8
+"""Identities from longer ago that are looked at for each sighting."""
+CLOCK_SET_BACK = 60.0
+"""Seconds by which tracks may end out of order before it is taken for a clock that was set back."""
+HOLD = 0.5
+"""Decays of similarity by which a new answer must be better than the one that stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """An identity by what was remembered of it before the window."""
+
+    global_id: int
+    enrolled: bool
+    """Whether the user gave images of it."""
+    embeddings_KD: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Sightings that may be one person or another, and identities they may be."""
+
+    anchors: tuple[Anchor, ...]
+    sightings: tuple[Sighting, ...]
+    """In order of time; they are the nodes after the anchors."""
+    likeness_NN: NDArray[np.float64]
+    """Similarity of each pair of nodes, before anything speaks for or against them."""
+    evidence: Evidence
+
+
+class Window:
+    """What was seen of late, and what it may have to do with each other."""
+
+    def __init__(self, gallery: Gallery, bars: Bars, transits: Transits) -> None:
+        self.gallery, self.bars, self.transits = gallery, bars, transits
+        self.overlapping: Mapping[str, Collection[str]] = {}
+        """Cameras that see part of what a camera sees."""
+        self.ended: deque[Sighting] = deque()
+        self.once_seen: dict[int, Sighting] = {}
+        """Undecided ones from before the window, by sighting_id."""
+        self.provisional: set[tuple[int, float]] = set()
+        """Identity and time of exemplars that were made of a track before it was over."""
+        self._once_seen_OD: NDArray[np.float32] | None = None
+
+    def apart(self, some: Sequence[Sighting], others: Sequence[Sighting]) -> NDArray[np.bool_]:
+        """Tell who must be different people: in view at once where one person cannot be twice, `(len, len)`."""
+        (start_P, end_P), (start_Q, end_Q) = _spans(some), _spans(others)
+        together_PQ = (start_P[:, None] < end_Q[None]) & (start_Q[None] < end_P[:, None])
+        cameras = sorted({sighting.camid for sighting in (*some, *others)})
+        exclude_CC = np.array([[a == b or not self._may_see_the_same(a, b) for b in cameras] for a in cameras])
+        row_P, row_Q = ([cameras.index(sighting.camid) for sighting in group] for group in (some, others))
+        return np.asarray(together_PQ & exclude_CC[np.ix_(row_P, row_Q)])
+
+    def _may_see_the_same(self, one: str, other: str) -> bool:
+        """Tell whether two cameras overlap; it suffices that one of them says so."""
+        return other in self.overlapping.get(one, ()) or one in self.overlapping.get(other, ())
+
+    def remember(self, sighting: Sighting, *, now: float, seconds: float) -> None:
+        """Take in a sighting that is over, and let go of those that are too long ago."""
+        if self.ended and self.ended[-1].last_seen > now + CLOCK_SET_BACK:
+            # By the old clock these are in the future, where they would forbid identities that are long gone.
+            for other in [other for other in self.ended if other.last_seen > now]:
+                self._let_go(other)
+            self.ended = deque(other for other in self.ended if other.last_seen <= now)
+        self.ended.append(sighting)
+        while self.ended[0].last_seen < now - seconds or len(self.ended) > MOST_SIGHTINGS:
+            self._let_go(self.ended.popleft())
+
+    def _let_go(self, sighting: Sighting) -> None:
+        """Keep of a sighting what may still be asked for: who was seen once may come again."""
+        if sighting.global_id is None and sighting.sighting_id and sighting.embeddings:
+            self.set_aside(sighting)
+        else:
+            sighting.drop_evidence()
+
+    def set_aside(self, sighting: Sighting) -> None:
+        """Keep somebody who was seen once."""
+        self.once_seen[sighting.sighting_id] = sighting
+        self._once_seen_OD = None
+        while len(self.once_seen) > MOST_ONCE_SEEN:
+            del self.once_seen[next(iter(self.once_seen))]
+
+    def recall(self, sighting: Sighting) -> None:
+        """Take in that somebody who was seen once is known by now."""
+        if self.once_seen.pop(sighting.sighting_id, None) is not None:
+            self._once_seen_OD = None
+
+    def forget(self, global_id: int) -> None:
+        """Let go of all sightings of an identity that is to be forgotten."""
+        self.ended = deque(sighting for sighting in self.ended if sighting.global_id != global_id)
+
+    def ask(self, focus: Sighting, live: Iterable[Sighting], bar: float) -> Question:
+        """Gather what a sighting may have to do with: sightings near it, sightings near those, and their identities."""
+        pool = [s for s in (*self.ended, *live) if s.embeddings and s is not focus] + [focus]
+        for sighting in pool:
+            if sighting.global_id is not None and sighting.global_id not in self.gallery:
+                sighting.global_id = sighting.similarity = None  # erased meanwhile
+        pool.sort(key=lambda sighting: (sighting.started_at, sighting is focus))
+        means_WD = np.stack([sighting.mean_D for sighting in pool])
+        transit_WW = self.transits.evidence(pool, pool)
+        nodes = self._neighbourhood(pool.index(focus), pool, means_WD, transit_WW, bar)
+        chosen = [pool[node] for node in nodes]
+        before = self._once_seen_like(means_WD[nodes], bar)
+        sightings = (*before, *chosen)
+        return self._weigh(sightings, self._anchors(sightings, bar))
+
+    def _neighbourhood(
+        self,
+        start: int,
+        pool: Sequence[Sighting],
+        means_WD: NDArray[np.float32],
+        transit_WW: NDArray[np.float64],
+        bar: float,
+    ) -> list[int]:
+        """Follow likeness from one sighting, the nearest first; returns the rows in order of time."""
+        least = bar - 2 * self.bars.decay
+        identities_W = np.array([-1 if s.global_id is None else s.global_id for s in pool])
+        gain_WW = self.bars.decay * np.maximum(transit_WW, transit_WW.T)
+        reached, edge = {start}, [start]
+        while edge and len(reached) < MOST_TOGETHER:
+            row = edge.pop(0)
+            value_W = means_WD @ means_WD[row] + gain_WW[row]
+            if identities_W[row] >= 0:
+                value_W[identities_W == identities_W[row]] = np.inf
+            for other in np.argsort(-value_W):
+                if value_W[other] < least or len(reached) >= MOST_TOGETHER:
+                    break
+                if int(other) not in reached:
+                    reached.add(int(other))
+                    edge.append(int(other))
+        return sorted(reached)
+
+    def _once_seen_like(self, means_ND: NDArray[np.float32], bar: float) -> list[Sighting]:
+        """Once-seen people from before the window who are like any of these."""
+        if not self.once_seen:
+            return []
+        everyone = list(self.once_seen.values())
+        if self._once_seen_OD is None:
+            self._once_seen_OD = np.stack([sighting.mean_D for sighting in everyone])
+        nearest_O = (self._once_seen_OD @ means_ND.T).max(axis=1)
+        return [everyone[row] for row in np.flatnonzero(nearest_O >= bar - 2 * self.bars.decay)]
+
+    def _anchors(self, sightings: Sequence[Sighting], bar: float) -> list[Anchor]:
+        """The identities that sightings are like or are, by what was remembered before the window."""
+        least = bar - 2 * self.bars.decay
+        ids = {sighting.global_id for sighting in sightings if sighting.global_id is not None}
+        for sighting in sightings:
+            ids.update(self._candidates(sighting, least))
+        present = {sighting.sighting_id for sighting in self.ended}
+        anchors = []
+        for global_id in sorted(ids):
+            old = [
+                exemplar
+                for exemplar in self.gallery.exemplars(global_id)
+                if exemplar.sighting_id not in present and (global_id, exemplar.captured_at) not in self.provisional
+            ]
+            if old:
+                embeddings_KD = np.stack([exemplar.embedding_D for exemplar in old])
+                enrolled = any(exemplar.enrolled for exemplar in old)
+                anchors.append(Anchor(global_id=global_id, enrolled=enrolled, embeddings_KD=embeddings_KD))
+        return anchors
+
+    def _candidates(self, sighting: Sighting, least: float) -> list[int]:
+        """Identities a sighting is like; searched for anew when much more is known of it."""
+        if sighting.embeddings >= 1.5 * sighting.searched_with:
+            found = self.gallery.nearest(sighting.mean_D, limit=MOST_IDENTITIES)
+            sighting.candidates = [(candidate.global_id, candidate.similarity) for candidate in found]
+            sighting.searched_with = sighting.embeddings
+        return [
+            global_id
+            for global_id, similarity in sighting.candidates
+            if similarity >= least and global_id in self.gallery
+        ]
+
+    def _weigh(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor]) -> Question:
+        """Put everything that is known into the evidence about a question."""
+        first = len(anchors)
+        count = first + len(sightings)
+        means_ND = np.stack([sighting.mean_D for sighting in sightings])
+        similarity_NN = np.eye(count)
+        similarity_NN[first:, first:] = means_ND @ means_ND.T
+        for row, anchor in enumerate(anchors):
+            similarity_NN[row, first:] = similarity_NN[first:, row] = self._likeness(anchor, means_ND)
+            for other in range(row):
+                between = float((anchor.embeddings_KD @ anchors[other].embeddings_KD.T).mean())
+                similarity_NN[row, other] = similarity_NN[other, row] = between
+        likeness_NN = similarity_NN.copy()
+        for row, anchor in enumerate(anchors):
+            similarity_NN[row, first:] += self.bars.enrolled_lead * anchor.enrolled
+            similarity_NN[first:, row] += self.bars.enrolled_lead * anchor.enrolled
+        ids_N = np.array([a.global_id for a in anchors] + [s.global_id or -1 for s in sightings])
+        held_NN = (ids_N[:, None] == ids_N[None]) & (ids_N >= 0)[None]
+        similarity_NN += HOLD * self.bars.decay * held_NN
+        transit_NN = np.zeros((count, count))
+        transit_NN[first:, first:] = self.transits.evidence(sightings, sightings)
+        transit_NN[:first, first:] = self.transits.evidence_long(sightings)
+        usual = self.gallery.config.nearest
+        weights = [*(min(len(anchor.embeddings_KD), usual) for anchor in anchors), *[1] * len(sightings)]
+        evidence = Evidence(
+            similarity_NN=similarity_NN,
+            weight_N=np.array(weights, dtype=np.float64),
+            transit_NN=np.triu(transit_NN, 1),
+            apart_NN=self._apart_nodes(sightings, anchors),
+            decay=self.bars.decay,
+        )
+        return Question(anchors=tuple(anchors), sightings=tuple(sightings), likeness_NN=likeness_NN, evidence=evidence)
+
+    def _likeness(self, anchor: Anchor, means_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Similarity of an identity to sightings: the mean over its nearest exemplars, as in the gallery."""
+        found_KN = np.sort(anchor.embeddings_KD @ means_ND.T, axis=0)[-self.gallery.config.nearest :]
+        return np.asarray(found_KN.mean(axis=0), dtype=np.float64)
+
+    def _apart_nodes(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor]) -> NDArray[np.bool_]:
+        """Which nodes cannot be one person."""
+        first = len(anchors)
+        apart_NN = np.zeros((first + len(sightings),) * 2, dtype=bool)
+        impossible_NN = self.transits.impossible(sightings, sightings)
+        apart_NN[first:, first:] = impossible_NN | impossible_NN.T
+        apart_NN[first:, first:] |= self.apart(sightings, sightings)
+        enrolled_A = np.array([anchor.enrolled for anchor in anchors], dtype=bool)
+        apart_NN[:first, :first] = np.outer(enrolled_A, enrolled_A)  # two whom the user enrolled are two
+        np.fill_diagonal(apart_NN, False)
+        return apart_NN
+
+
+def _spans(sightings: Sequence[Sighting]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """When sightings began and ended."""
+    return np.array([s.started_at for s in sightings]), np.array([s.last_seen for s in sightings])
