@@ -1,50 +1,63 @@
 """Joins the detections of one camera over time into tracks.
 
-Constant-velocity Kalman filter on the box; two-stage association as in ByteTrack (Zhang et al. 2022): sure
-detections first, unsure ones only continue tracks; then lost tracks are looked for nearby. Appearance, when
-given, bends the cost of the first stage.
+All detections are paired with all tracks at once, by how well each fits where a Kalman filter expects the track, by
+overlap, and by appearance where it is given. Sure and unsure detections compete together: who is half hidden scores
+low, and pairing the sure ones first (ByteTrack, Zhang et al. 2022) would let the one behind take the box of the one in
+front. Only sure ones begin a track.
 """
 
 # T = tracks, N = detections, D = embedding; 4 = x1, y1, x2, y2 or centre x, centre y, width, height
+# 23 = affine transform of (x, y, 1)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-import lap
 import numpy as np
 from pydantic import BaseModel, Field
 
-from reidge.edge.detection import Detections, ious
+from reidge.edge.assignment import IMPOSSIBLE, assign
+from reidge.edge.detection import Detections, areas, intersections, ious
+from reidge.edge.kalman import BoxFilters
+from reidge.edge.likeness import Likeness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IMPOSSIBLE = 1e5
+APPEARANCE_MEMORY = 0.9
+"""Weight of what was seen before in the appearance of a track."""
+MAX_HIDDEN = 0.5
+"""Share of a detection that somebody in front may hide for its appearance to count; beyond, it shows the other one."""
 
 
 class TrackerConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings of the tracker of each camera."""
 
     high_score: float = Field(0.5, ge=0, le=1)
-    """Detections from this confidence on start tracks and are matched first."""
+    """Detections from this confidence on start tracks; the others only continue them."""
     low_score: float = Field(0.1, ge=0, le=1)
     """Detections below this confidence are not used at all."""
-    min_iou: float = Field(0.25, ge=0, le=1)
+    max_misfit: float = Field(13.0, gt=0)
+    """How badly a detection may fit the track it continues: the negative logarithm of its likelihood, and with it the
+    cost of too little overlap, of having been lost, and of looking different."""
+    min_iou: float = Field(0.15, ge=0, le=1)
     """Smallest overlap of a detection and the predicted box of its track."""
-    min_iou_low: float = Field(0.4, ge=0, le=1)
-    """The same for detections below `high_score`."""
-    max_shift: float = Field(0.4, ge=0)
-    """A lost track is found again up to this distance from its predicted centre, in heights of the person."""
+    overlap_weight: float = Field(6.0, ge=0)
+    """Misfit of no overlap at all."""
+    lost_weight: float = Field(1.0, ge=0)
+    """Misfit of each second in which a track was not seen."""
+    unsure_cost: float = Field(0.5, ge=0)
+    """Misfit of a confidence below `high_score`; a large one lets sure detections choose first, as ByteTrack does."""
+    unsure_weight: float = Field(0.75, ge=0)
+    """How much looser the box of an unsure detection is: at confidence 0 its error is 1 + this times as large."""
+    appearance_weight: float = Field(1.0, ge=0)
+    """Share in the misfit of how a detection looks, where embeddings are given."""
     min_hits: int = Field(3, ge=1)
     """Frames in a row with a detection before a track is reported."""
     max_age: float = Field(1.2, gt=0)
     """Seconds without a detection after which a track has ended."""
-    min_similarity: float = Field(0.3, ge=-1, le=1)
-    """Smallest cosine of a detection and its track where embeddings are given."""
-    appearance_weight: float = Field(0.5, ge=0, le=1)
-    """Share of appearance in the cost where embeddings are given; the rest is overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,69 +98,43 @@ class TrackUpdate:
     """track_ids of confirmed tracks that are over."""
 
 
-class BoxFilter:
-    """Kalman filter of four independent coordinates, each with a position and a velocity.
+class FrameTracker(Protocol):
+    """What follows the people of one camera; ours, and any other that is to be compared with it."""
 
-    Noise is measured in heights of the person, so that one setting serves near and far.
-    """
+    def update(
+        self,
+        detections: Detections,
+        captured_at: float,
+        embeddings_ND: NDArray[np.float32] | None = None,
+        motion_23: NDArray[np.float64] | None = None,
+    ) -> TrackUpdate:
+        """Take in the detections of the next frame."""
 
-    POSITION_STD = 0.05
-    ACCELERATION_STD_4 = np.array([1.5, 0.75, 0.5, 0.5])
-    """Of centre x, centre y, width, height; heights per square second."""
-    SPEED_STD_4 = np.array([1.5, 0.5, 0.2, 0.2])
-    """Before the second detection; heights per second."""
-
-    def __init__(self, centre_4: NDArray[np.float64]) -> None:
-        height = centre_4[3]
-        self.position_4 = centre_4.copy()
-        self.speed_4 = np.zeros(4)
-        self._variance_422 = np.zeros((4, 2, 2))
-        self._variance_422[:, 0, 0] = (self.POSITION_STD * height) ** 2
-        self._variance_422[:, 1, 1] = (self.SPEED_STD_4 * height) ** 2
-
-    def predict(self, seconds: float) -> None:
-        """Move on by `seconds`."""
-        self.position_4 = self.position_4 + seconds * self.speed_4
-        self.position_4[2:] = np.maximum(self.position_4[2:], 4.0)
-        step_22 = np.array([[1.0, seconds], [0.0, 1.0]])
-        noise_22 = np.array([[seconds**4 / 4, seconds**3 / 2], [seconds**3 / 2, seconds**2]])
-        acceleration_4 = (self.ACCELERATION_STD_4 * self.position_4[3]) ** 2
-        self._variance_422 = step_22 @ self._variance_422 @ step_22.T + acceleration_4[:, None, None] * noise_22
-
-    def correct(self, centre_4: NDArray[np.float64]) -> None:
-        """Take in a detection."""
-        measured = (self.POSITION_STD * centre_4[3]) ** 2
-        gain_42 = self._variance_422[:, :, 0] / (self._variance_422[:, 0, 0] + measured)[:, None]
-        error_4 = centre_4 - self.position_4
-        self.position_4 = self.position_4 + gain_42[:, 0] * error_4
-        self.speed_4 = self.speed_4 + gain_42[:, 1] * error_4
-        self._variance_422 = self._variance_422 - gain_42[:, :, None] * self._variance_422[:, None, 0, :]
+    def finish(self) -> tuple[int, ...]:
+        """End all tracks; returns the track_ids of the confirmed ones."""
 
 
+@dataclass(slots=True, kw_only=True)
 class _Track:
-    """Live state of one track."""
+    """What is known of a track beside the state of its filter."""
 
-    def __init__(self, box_4: NDArray[np.float32], captured_at: float, embedding_D: NDArray[np.float32] | None) -> None:
-        self.filter = BoxFilter(to_centres(box_4[None])[0])
-        self.track_id = 0
-        self.hits = 1
-        self.first_seen = self.last_seen = captured_at
-        self.embedding_D = embedding_D
-        self.surprise = 0.0
-        self.past = [PastBox(captured_at=captured_at, box_4=box_4)]
+    first_seen: float
+    last_seen: float
+    track_id: int = 0
+    """0 until it is confirmed."""
+    hits: int = 0
+    surprise: float = 0.0
+    embedding_D: NDArray[np.float32] | None = None
+    past: list[PastBox] = field(default_factory=list)
 
-    def see(self, box_4: NDArray[np.float32], captured_at: float, embedding_D: NDArray[np.float32] | None) -> None:
-        centre_4 = to_centres(box_4[None])[0]
-        self.surprise = abs(float(np.log(max(centre_4[3], 1.0) / max(self.filter.position_4[3], 1.0))))
-        self.filter.correct(centre_4)
-        self.hits += 1
-        self.last_seen = captured_at
-        if not self.track_id:
-            self.past.append(PastBox(captured_at=captured_at, box_4=box_4))
-        if embedding_D is not None:
-            mixed_D = embedding_D if self.embedding_D is None else 0.9 * self.embedding_D + 0.1 * embedding_D
-            unit_D = mixed_D / max(float(np.linalg.norm(mixed_D)), 1e-6)
-            self.embedding_D = unit_D.astype(np.float32)
+
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """What the detections of a frame look like."""
+
+    embeddings_ND: NDArray[np.float32]
+    clear_N: NDArray[np.bool_]
+    """Which show the person whom they found."""
 
 
 class Tracker:
@@ -156,11 +143,19 @@ class Tracker:
     def __init__(self, config: TrackerConfig | None = None) -> None:
         self.config = config or TrackerConfig()
         self._tracks: list[_Track] = []
+        self._filters = BoxFilters()
+        """One row for each track, in the same order."""
+        self._likeness = Likeness()
         self._last_id = 0
-        self._clock: float | None = None
+        self._now = math.inf
+        """Seconds of the last frame; before the first one nothing moves."""
 
     def update(
-        self, detections: Detections, captured_at: float, embeddings_ND: NDArray[np.float32] | None = None
+        self,
+        detections: Detections,
+        captured_at: float,
+        embeddings_ND: NDArray[np.float32] | None = None,
+        motion_23: NDArray[np.float64] | None = None,
     ) -> TrackUpdate:
         """Take in the detections of the next frame.
 
@@ -168,98 +163,130 @@ class Tracker:
             detections: In pixels of the frame.
             captured_at: Seconds; not before the frame of the last call.
             embeddings_ND: Unit appearance vector of each detection, where there are any.
+            motion_23: Where points of the last frame are in this one, where the camera moves.
         """
-        for track in self._tracks:
-            track.filter.predict(captured_at - (self._clock if self._clock is not None else captured_at))
-        self._clock = captured_at
-        pairs = self._associate(detections, embeddings_ND)
-        for track, row in pairs:
-            track.see(detections.boxes_N4[row], captured_at, None if embeddings_ND is None else embeddings_ND[row])
-        taken = {row for _, row in pairs}
-        for row in range(len(detections)):
-            if row not in taken and detections.scores_N[row] >= self.config.high_score:
-                embedding_D = None if embeddings_ND is None else embeddings_ND[row]
-                track = _Track(detections.boxes_N4[row], captured_at, embedding_D)
-                self._tracks.append(track)
-                pairs.append((track, row))
-        ended = self._drop_old(captured_at)
+        self._filters.predict(max(captured_at - self._now, 0.0))
+        self._now = captured_at
+        if motion_23 is not None:
+            self._filters.move(motion_23)
+        centres_N4 = to_centres(detections.boxes_N4)
+        looks = None if embeddings_ND is None else _Looks(embeddings_ND, _hidden(detections.boxes_N4) <= MAX_HIDDEN)
+        pairs = self._associate(detections, centres_N4, looks)
+        self._see(pairs, detections, centres_N4, looks)
+        pairs += self._begin(pairs, detections, centres_N4)
+        self._remember(pairs, detections, looks)
         live = sorted(self._confirmed(pairs, detections), key=lambda box: box.track_id)
-        return TrackUpdate(live=tuple(live), ended=ended)
+        return TrackUpdate(live=tuple(live), ended=self._drop_old())
 
     def finish(self) -> tuple[int, ...]:
         """End all tracks; returns the track_ids of the confirmed ones."""
         ended = tuple(track.track_id for track in self._tracks if track.track_id)
         self._tracks.clear()
-        self._clock = None
+        self._filters = BoxFilters()
+        self._now = math.inf
         return ended
 
-    def _associate(self, detections: Detections, embeddings_ND: NDArray[np.float32] | None) -> list[tuple[_Track, int]]:
+    def _associate(
+        self, detections: Detections, centres_N4: NDArray[np.float64], looks: _Looks | None
+    ) -> list[tuple[int, int]]:
+        """Pair rows of tracks with rows of detections at the least misfit in total."""
         config = self.config
-        high = np.flatnonzero(detections.scores_N >= config.high_score)
-        low = np.flatnonzero((detections.scores_N >= config.low_score) & (detections.scores_N < config.high_score))
-        tracks = list(self._tracks)
-        pairs: list[tuple[_Track, int]] = []
+        if not self._tracks or not len(detections):
+            return []
+        scores_N = detections.scores_N.astype(np.float64)
+        overlap_TN = ious(self._filters.boxes(), detections.boxes_N4)
+        lost_T1 = np.array([[self._now - track.last_seen] for track in self._tracks])
+        misfit_TN = self._filters.misfits(centres_N4, self._doubt(scores_N))
+        misfit_TN += config.overlap_weight * (1 - overlap_TN) + config.lost_weight * lost_T1
+        misfit_TN += config.unsure_cost * (scores_N < config.high_score)
+        if looks is not None:
+            misfit_TN -= config.appearance_weight * self._odds(looks)
+        possible_TN = (misfit_TN < config.max_misfit) & (overlap_TN >= config.min_iou) & (scores_N >= config.low_score)
+        return assign(np.where(possible_TN, misfit_TN, IMPOSSIBLE), config.max_misfit)
 
-        def match(rows_N: NDArray[np.intp], cost_TN: NDArray[np.float64], max_cost: float) -> NDArray[np.intp]:
-            """Pair tracks and detections, take them off the lists; returns the detections left over."""
-            found = assign(cost_TN, max_cost)
-            pairs.extend((tracks[t], int(rows_N[n])) for t, n in found)
-            for t in sorted((t for t, _ in found), reverse=True):
-                del tracks[t]
-            return np.delete(rows_N, [n for _, n in found])
+    def _doubt(self, scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How much looser than a sure one's the box of each detection is."""
+        return 1 + self.config.unsure_weight * (1 - scores_N)
 
-        cost_TN = self._overlap_cost(tracks, detections.boxes_N4[high], config.min_iou)
-        if embeddings_ND is not None:
-            cost_TN = self._with_appearance(cost_TN, tracks, embeddings_ND[high])
-        high = match(high, cost_TN, 1.0)
-        match(low, self._overlap_cost(tracks, detections.boxes_N4[low], config.min_iou_low), 1.0)
-        match(high, self._shift_cost(tracks, detections.boxes_N4[high]), 1.0)
-        return pairs
+    def _odds(self, looks: _Looks) -> NDArray[np.float64]:
+        """What appearance says for each pair; nothing where either was never seen clearly."""
+        known_T = np.array([track.embedding_D is not None for track in self._tracks])
+        odds_TN = np.zeros((len(self._tracks), len(looks.clear_N)))
+        if known_T.any():
+            mean_KD = np.stack([track.embedding_D for track in self._tracks if track.embedding_D is not None])
+            odds_TN[known_T] = self._likeness.odds(mean_KD @ looks.embeddings_ND.T) * looks.clear_N
+        return odds_TN
 
-    def _overlap_cost(self, tracks: list[_Track], boxes_N4: NDArray[np.float32], min_iou: float) -> NDArray[np.float64]:
-        iou_TN = ious(_predicted(tracks), boxes_N4).astype(np.float64)
-        return np.where(iou_TN >= min_iou, 1.0 - iou_TN, IMPOSSIBLE)
+    def _see(
+        self,
+        pairs: list[tuple[int, int]],
+        detections: Detections,
+        centres_N4: NDArray[np.float64],
+        looks: _Looks | None,
+    ) -> None:
+        """Correct the filters of the tracks that were found, and learn how alike people look."""
+        if not pairs:
+            return
+        rows_K, seen_K = np.array(pairs).T
+        if looks is not None:
+            self._learn(rows_K, seen_K, looks)
+        expected_K = np.maximum(self._filters.position_T4[rows_K, 3], 1.0)
+        surprise_K = np.abs(np.log(np.maximum(centres_N4[seen_K, 3], 1.0) / expected_K))
+        for row, surprise in zip(rows_K.tolist(), surprise_K.tolist(), strict=True):
+            self._tracks[row].surprise = surprise
+        doubt_K = self._doubt(detections.scores_N[seen_K].astype(np.float64))
+        self._filters.correct(rows_K, centres_N4[seen_K], doubt_K)
 
-    def _with_appearance(
-        self, cost_TN: NDArray[np.float64], tracks: list[_Track], embeddings_ND: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
-        cost_TN = cost_TN.copy()
-        for row, track in enumerate(tracks):
-            if track.embedding_D is None:
-                continue
-            similarity_N = embeddings_ND @ track.embedding_D
-            weight = self.config.appearance_weight
-            mixed_N = (1 - weight) * cost_TN[row] + weight * np.clip(1.0 - similarity_N, 0.0, 1.0)
-            impossible_N = (cost_TN[row] >= IMPOSSIBLE) | (similarity_N < self.config.min_similarity)
-            cost_TN[row] = np.where(impossible_N, IMPOSSIBLE, mixed_N)
-        return cost_TN
+    def _learn(self, rows_K: NDArray[np.intp], seen_K: NDArray[np.intp], looks: _Looks) -> None:
+        clear = [(r, n) for r, n in zip(rows_K.tolist(), seen_K.tolist(), strict=True) if looks.clear_N[n]]
+        means = [(self._tracks[r].embedding_D, n) for r, n in clear]
+        known = [(mean_D, n) for mean_D, n in means if mean_D is not None]
+        if known:
+            similarity_KK = np.stack([mean_D for mean_D, _ in known]) @ looks.embeddings_ND[[n for _, n in known]].T
+            others_KK = ~np.eye(len(known), dtype=bool)
+            self._likeness.learn(np.diag(similarity_KK), similarity_KK[others_KK])
 
-    def _shift_cost(self, tracks: list[_Track], boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distance of centres over `max_shift` heights; sizes must agree within a factor of 1.6."""
-        predicted_T4 = to_centres(_predicted(tracks))
-        centres_N4 = to_centres(boxes_N4)
-        height_T1 = np.maximum(predicted_T4[:, 3:], 1.0)
-        offsets_TN2 = predicted_T4[:, None, :2] - centres_N4[None, :, :2]
-        shift_TN = np.hypot(offsets_TN2[..., 0], offsets_TN2[..., 1]) / height_T1
-        sizes_TN = np.abs(np.log(height_T1 / np.maximum(centres_N4[None, :, 3], 1.0)))
-        possible_TN = (shift_TN <= self.config.max_shift) & (sizes_TN <= np.log(1.6))
-        return np.where(possible_TN, shift_TN / max(self.config.max_shift, 1e-6), IMPOSSIBLE)
+    def _begin(
+        self, pairs: list[tuple[int, int]], detections: Detections, centres_N4: NDArray[np.float64]
+    ) -> list[tuple[int, int]]:
+        """Begin a track at every sure detection that is nobody's."""
+        taken = {row for _, row in pairs}
+        sure = np.flatnonzero(detections.scores_N >= self.config.high_score).tolist()
+        rows = [row for row in sure if row not in taken]
+        begun = [(len(self._tracks) + turn, row) for turn, row in enumerate(rows)]
+        if rows:
+            self._filters.add(centres_N4[rows])
+            self._tracks += [_Track(first_seen=self._now, last_seen=self._now) for _ in rows]
+        return begun
 
-    def _drop_old(self, captured_at: float) -> tuple[int, ...]:
-        kept, ended = [], []
-        for track in self._tracks:
-            # An unconfirmed track must be seen in every frame: a flicker of the detector does not become a person.
-            max_age = self.config.max_age if track.track_id else 0.0
-            if captured_at - track.last_seen <= max_age:
-                kept.append(track)
-            elif track.track_id:
-                ended.append(track.track_id)
-        self._tracks = kept
-        return tuple(ended)
+    def _remember(self, pairs: list[tuple[int, int]], detections: Detections, looks: _Looks | None) -> None:
+        """Note when and where the tracks of this frame were seen, and how they looked."""
+        for index, row in pairs:
+            track = self._tracks[index]
+            track.hits += 1
+            track.last_seen = self._now
+            if not track.track_id:
+                track.past.append(PastBox(captured_at=self._now, box_4=detections.boxes_N4[row]))
+            if looks is not None and looks.clear_N[row]:
+                track.embedding_D = _mixed(track.embedding_D, looks.embeddings_ND[row])
 
-    def _confirmed(self, pairs: list[tuple[_Track, int]], detections: Detections) -> list[TrackedBox]:
+    def _drop_old(self) -> tuple[int, ...]:
+        # An unconfirmed track must be seen in every frame: a flicker of the detector does not become a person.
+        lost = [self._now - track.last_seen for track in self._tracks]
+        kept_T = np.array(
+            [gap <= (self.config.max_age if t.track_id else 0.0) for t, gap in zip(self._tracks, lost, strict=True)]
+        )
+        if kept_T.all():
+            return ()
+        ended = tuple(t.track_id for t, kept in zip(self._tracks, kept_T, strict=True) if not kept and t.track_id)
+        self._tracks = [t for t, kept in zip(self._tracks, kept_T, strict=True) if kept]
+        self._filters.keep(kept_T)
+        return ended
+
+    def _confirmed(self, pairs: list[tuple[int, int]], detections: Detections) -> list[TrackedBox]:
         live = []
-        for track, row in pairs:
+        for index, row in pairs:
+            track = self._tracks[index]
             earlier: tuple[PastBox, ...] = ()
             if not track.track_id and track.hits >= self.config.min_hits:
                 self._last_id += 1
@@ -288,17 +315,16 @@ def to_centres(boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([(boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2, boxes_N4[:, 2:] - boxes_N4[:, :2]], axis=1)
 
 
-def _predicted(tracks: list[_Track]) -> NDArray[np.float32]:
-    if not tracks:
-        return np.empty((0, 4), dtype=np.float32)
-    centres_T4 = np.stack([track.filter.position_4 for track in tracks])
-    half_T2 = centres_T4[:, 2:] / 2
-    return np.concatenate([centres_T4[:, :2] - half_T2, centres_T4[:, :2] + half_T2], axis=1).astype(np.float32)
+def _hidden(boxes_N4: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest share of each box that one in front covers: in front is whose feet are lower in the picture."""
+    in_front_NN = boxes_N4[None, :, 3] > boxes_N4[:, None, 3]
+    common_NN = intersections(boxes_N4, boxes_N4) * in_front_NN
+    return np.asarray(common_NN.max(axis=1, initial=0.0) / np.maximum(areas(boxes_N4), 1e-6))
 
 
-def assign(cost_TN: NDArray[np.float64], max_cost: float) -> list[tuple[int, int]]:
-    """Pair rows and columns at the least total cost (Jonker-Volgenant); pairs above `max_cost` stay apart."""
-    if 0 in cost_TN.shape:
-        return []
-    _, column_T, _ = lap.lapjv(np.ascontiguousarray(cost_TN), extend_cost=True, cost_limit=max_cost)
-    return [(row, int(column)) for row, column in enumerate(column_T) if column >= 0]
+def _mixed(before_D: NDArray[np.float32] | None, now_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The appearance of a track after one more look, unit length."""
+    if before_D is None:
+        return now_D
+    mixed_D = APPEARANCE_MEMORY * before_D + (1 - APPEARANCE_MEMORY) * now_D
+    return np.asarray(mixed_D / max(float(np.linalg.norm(mixed_D)), 1e-6), dtype=np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from reidge.edge.detection import Detections, covered
 from reidge.edge.region import inside_region
+from reidge.edge.sway import CameraMotion
 from reidge.edge.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class View:
     def __init__(self, config: CameraConfig, tracking: TrackerConfig) -> None:
         self.config = config
         self._tracker = Tracker(tracking)
+        self._motion = CameraMotion()
         self._shape: tuple[int, ...] | None = None
         self._clock: float | None = None
 
@@ -54,9 +56,10 @@ class View:
         """Follow the people of the next frame."""
         at, ended = self._continue(frame)
         detections = _usable(detections)
+        motion_23 = self._motion.estimate(frame.image, detections.boxes_N4) if self.config.moves else None
         if self.config.region is not None:
             detections = detections.select(inside_region(detections.boxes_N4, self.config.region, frame.image.shape))
-        update = self._tracker.update(detections, at)
+        update = self._tracker.update(detections, at, motion_23=motion_23)
         return Glance(
             frame=frame,
             at=at,
@@ -68,6 +71,7 @@ class View:
     def finish(self) -> tuple[int, ...]:
         """End all tracks; returns their track_ids."""
         self._clock = self._shape = None
+        self._motion.forget()
         return self._tracker.finish()
 
     def _continue(self, frame: Frame) -> tuple[float, tuple[int, ...]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reidge.edge.detection import Detections
-from reidge.edge.tracker import BoxFilter, Tracker, TrackerConfig, assign
+from reidge.edge.tracker import Tracker, TrackerConfig
 
 
 def walker(x: float, *, y: float = 0.0, score: float = 0.9) -> tuple[list[float], float]:
@@ -115,20 +115,3 @@ def test_finish_ends_the_confirmed_tracks() -> None:
     tracker.update(frame(walker(0), walker(300)), 0.3)  # the second is not confirmed yet
     assert tracker.finish() == (1,)
     assert tracker.finish() == ()
-
-
-def test_the_filter_learns_the_speed() -> None:
-    # 100 pixels per second; after two seconds the prediction for the next second is right to a few pixels
-    box = BoxFilter(np.array([0.0, 0.0, 40.0, 100.0]))
-    for t in range(1, 21):
-        box.predict(0.1)
-        box.correct(np.array([10.0 * t, 0.0, 40.0, 100.0]))
-    box.predict(1.0)
-    assert box.position_4 == pytest.approx([300.0, 0.0, 40.0, 100.0], abs=5.0)
-
-
-def test_assignment_is_the_cheapest_in_total_and_leaves_the_costly_apart() -> None:
-    # Greedy would take 0.1 first and be left with 0.9.
-    assert assign(np.array([[0.1, 0.2], [0.2, 0.9]]), 1.0) == [(0, 1), (1, 0)]
-    assert assign(np.array([[0.3], [5.0]]), 1.0) == [(0, 0)]
-    assert assign(np.empty((0, 3)), 1.0) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from reidge.edge.camera import CameraConfig
@@ -71,3 +72,23 @@ def test_people_outside_the_region_are_not_followed() -> None:
     subject = view(region=[[0, 0], [0.25, 0], [0.25, 1], [0, 1]])
     look(subject, 10.0, HERE)
     assert look(subject, 10.1, HERE).boxes == ()
+
+
+def test_people_before_a_camera_that_swings_stay_who_they_are() -> None:
+    rng = np.random.default_rng(0)
+    # Coarse and fine, as walls and floors are.
+    coarse, fine = (cv2.resize(rng.uniform(0, 127, size=(s, 2 * s, 3)), (480, 240)) for s in (4, 30))
+    scene = np.asarray(coarse + fine, dtype=np.uint8)
+
+    def ids(**settings: object) -> set[int]:
+        subject, found = view(**settings), set()
+        for turn in range(12):
+            swing = 36 * (turn % 2)  # almost as far as a person is wide
+            picture = np.ascontiguousarray(scene[50:230, 100 - swing : 420 - swing])
+            image = Frame(camid="cam1", index=0, captured_at=turn / 10, decoded_at=0.0, arrived_at=0.0, image=picture)
+            moved = (HERE[0] + swing, HERE[1], HERE[2] + swing, HERE[3])
+            found |= {box.track_id for box in subject.take(image, Detections.from_arrays([moved], [0.9])).boxes}
+        return found
+
+    assert ids(moves=True) == {1}
+    assert ids(moves=False) == set()
