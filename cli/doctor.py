@@ -42,12 +42,13 @@ NEEDS = {
     "drift": ("export",),
     "bench": (),
     "run": ("edge",),
+    "gallery": ("edge",),
     "doctor": (),
 }
 """The extras each stage needs beside the core."""
-NEED_A_BACKEND = ("demo", "export", "export detector", "drift", "bench", "run")
+NEED_A_BACKEND = ("demo", "export", "export detector", "drift", "bench", "run", "gallery")
 """One of `BACKENDS` suffices."""
-RUN_ON_A_GPU = ("bench", "run")
+RUN_ON_A_GPU = ("bench", "run", "gallery")
 """TensorRT suffices too, where there is a GPU."""
 
 

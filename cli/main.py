@@ -30,6 +30,7 @@ STAGES = {
     "drift": "bundle + crops of the running site -> whether to calibrate again",
     "bench": "how fast a bundle runs here, by backend, precision and batch",
     "run": "bundle + cameras -> identities and events",
+    "gallery": "who is known: look for people, enrol, merge, split, erase, export",
     "doctor": "what this machine can do",
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,20 @@ def emit(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     if args.json:
         print(json.dumps(figures))
         return
+    if figures:
+        print(lines_of(figures))
+
+
+def lines_of(figures: Mapping[str, Any]) -> str:
+    """One aligned line for each figure."""
     width = max((len(name) for name in figures), default=0)
-    for name, value in figures.items():
-        print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(
+        f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in figures.items()
+    )
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns of text as wide as they need to be; None is shown as a dash."""
+    lines = [list(headings), *(["-" if value is None else str(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -100,9 +100,7 @@ class CropWriter:
         """Write one crop, `(H, W, 3)` BGR, as `record.path`."""
         path = self._partial / record.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoded, data = cv2.imencode(".jpg", image_HW3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        assert encoded, record.path
-        path.write_bytes(data.tobytes())
+        path.write_bytes(encode_picture(image_HW3))
         self.records.append(record)
 
     def __exit__(
@@ -175,6 +173,13 @@ def _number(row: Mapping[str, str], column: str) -> float:
     if not math.isfinite(value):  # a time that is no number has no place among the others
         raise ValueError(f"{column} is {row[column]!r}, which is no number")
     return value
+
+
+def encode_picture(image_HW3: NDArray[np.uint8]) -> bytes:
+    """A picture, `(H, W, 3)` BGR, as JPEG."""
+    encoded, data = cv2.imencode(".jpg", image_HW3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert encoded, image_HW3.shape
+    return data.tobytes()
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

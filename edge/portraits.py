@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reidge.edge.crops import read_image, resize_crops
+from reidge.edge.crops import encode_picture, read_image, resize_crops
 from reidge.edge.errors import InputError
 from reidge.edge.quality import comparable_sharpness, cut_out
 
@@ -38,9 +38,13 @@ class Portrait:
     quality: float
     """How much of the encoder's input the picture fills, 0 to 1."""
     likeness: float | None
-    """Mean similarity to the other pictures; None where there is no other."""
+    """Median similarity to the other pictures; None where there is no other."""
     flaws: tuple[str, ...]
     """What speaks against it, in words."""
+
+    def jpeg(self) -> bytes:
+        """The person alone, as a gallery keeps pictures."""
+        return encode_picture(self.crop_HW3)
 
 
 def read_portraits(
@@ -75,7 +79,8 @@ def read_portraits(
     portraits = []
     for i, (path, image) in enumerate(zip(paths, images, strict=True)):
         others_PD = np.delete(embeddings_PD, i, axis=0)
-        likeness = float((others_PD @ embeddings_PD[i]).mean()) if len(others_PD) else None
+        # The median: of four pictures the one of somebody else must not spoil what is said of the three.
+        likeness = float(np.median(others_PD @ embeddings_PD[i])) if len(others_PD) else None
         flaws = _flaws(image, whole=detector is None, quality=quality)
         if usual is not None and sharpness_P[i] < quality.min_sharpness * usual:
             flaws.append("much less sharp than the others")

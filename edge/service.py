@@ -31,9 +31,11 @@ from reidge.edge.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from reidge.edge.backends import EdgeEncoder
-    from reidge.edge.site import Site
+    from reidge.edge.bundle import Manifest, Precision
+    from reidge.edge.site import IdentityConfig, Site
     from reidge.edge.stream import CameraChanges
 
 log = logging.getLogger(__name__)
@@ -307,23 +309,31 @@ def last_words(pipeline: Pipeline, outputs: Outputs) -> None:
     outputs.flush(FLUSH_SECONDS)
 
 
+def least_similarity(identity: IdentityConfig, manifest: Manifest, precision: Precision, *, path: Path) -> float:
+    """From which similarity on two tracks are one person, by the site or by the bundle at `path`.
+
+    Raises:
+        InputError: Neither says so.
+    """
+    report = manifest.threshold.get(precision)
+    calibrated = None if report is None else report.min_similarity
+    found = calibrated if identity.min_similarity is None else identity.min_similarity
+    if found is None:
+        raise InputError(
+            f"{path} has no calibrated match threshold. Set identity.min_similarity in the site file "
+            "(0.7 is a start) or export the bundle with crops of people seen together."
+        )
+    return found
+
+
 def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
     """Open the site's gallery with the threshold of the site or of the bundle.
 
     Raises:
         InputError: Neither says from which similarity on two tracks are one person.
     """
-    min_similarity = site.identity.min_similarity
-    if min_similarity is None:
-        report = bundle.manifest.threshold.get(encoder.precision)
-        min_similarity = None if report is None else report.min_similarity
-    if min_similarity is None:
-        raise InputError(
-            f"{bundle.path} has no calibrated match threshold. Set identity.min_similarity in the site file "
-            "(0.7 is a start) or export the bundle with crops of people seen together."
-        )
     config = GalleryConfig(
-        min_similarity=min_similarity,
+        min_similarity=least_similarity(site.identity, bundle.manifest, encoder.precision, path=bundle.path),
         min_margin=site.identity.min_margin,
         max_exemplars=site.identity.max_exemplars,
     )

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 IN_MEMORY = ":memory:"
 BLOCK = 4096
 """Rows that are read at a time."""
+SEALED = (
+    ("exemplars", "exemplar_id", "embedding"),
+    ("sightings", "sighting_id", "embedding"),
+    ("crops", "crop_id", "image"),
+)
+"""Tables, keys and columns of what a secret encrypts."""
 COUNTED = ("identities", "exemplars", "sightings")
 
 log = logging.getLogger(__name__)
@@ -53,6 +59,8 @@ class Label:
     encoder_hash: str
     embedding_dim: int
     encrypted: bool
+    current: bool
+    """Whether its schema is the one that this reidge writes."""
 
 
 def read_label(path: Path) -> Label:
@@ -67,7 +75,10 @@ def read_label(path: Path) -> Label:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as db:
             found = dict(db.execute("SELECT key, value FROM meta"))
             return Label(
-                encoder_hash=found["encoder"], embedding_dim=int(found["embedding_dim"]), encrypted="cipher" in found
+                encoder_hash=found["encoder"],
+                embedding_dim=int(found["embedding_dim"]),
+                encrypted="cipher" in found,
+                current=found.get("schema") == str(SCHEMA_VERSION),
             )
     except (sqlite3.Error, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a usable gallery ({error}). Give another path in storage.gallery.") from error
@@ -411,6 +422,36 @@ class Store:
             ValueError: It was sealed with another key, or not at all.
         """
         return text if self._cipher is None else self._cipher.open(bytes.fromhex(text)).decode()
+
+    def reseal(self, secret: str | None) -> int:
+        """Encrypt everything anew with another secret, or with none: all of it or nothing.
+
+        Returns:
+            How many embeddings and pictures were rewritten.
+
+        Raises:
+            ReidgeError: The disk is full or read-only, or another process reads the file.
+            InputError: The file is damaged.
+        """
+        cipher = None if secret is None else Cipher.make(secret)
+        count = 0
+        try:
+            with self._using, self._reading() as reader, transaction(self._db):
+                for table, key, column in SEALED:
+                    for number, blob in reader.execute(f"SELECT {key}, {column} FROM {table} WHERE {column} NOT NULL"):
+                        plain = self._unseal(blob)
+                        sealed = plain if cipher is None else cipher.seal(plain)
+                        self._db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (sealed, number))
+                        count += 1
+                self._db.execute("DELETE FROM requests")
+                self._db.execute("DELETE FROM meta WHERE key = 'cipher'")
+                if cipher is not None:
+                    self._db.execute("INSERT INTO meta VALUES ('cipher', ?)", (cipher.header,))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        self._secret, self._cipher = secret, cipher
+        self.flush_journal()
+        return count
 
     def flush_journal(self) -> None:
         """Write the journal back and empty it, so that nothing erased stays in it.
