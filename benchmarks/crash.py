@@ -6,7 +6,8 @@ next start opens it, and three things must hold:
 
 - The file is whole, and it is exactly what the gallery was after some change, none that was told missing: the same
   changes are made again in a copy from before, until the copy is like the file.
-- The index holds the exemplars of the file and no others, and finds each by its own embedding.
+- The index holds the exemplars of the file and no others, and finds each by its own embedding; an exemplar and the
+  sighting that it comes from are the same person.
 - The process goes on from there; the next kill hits what the last one left.
 
     python benchmarks/crash.py              # 200 kills, 6 minutes
@@ -236,6 +237,10 @@ def kill_once(path: Path, before: Path, seed: int, after: float) -> Kill:
     with open_gallery(path) as gallery:
         seconds = time.perf_counter() - began
         _check_index(gallery, found)
+    for number, (global_id, sighting_id, _) in found[1].items():
+        assert sighting_id is None or found[2][sighting_id][0] == global_id, (
+            f"exemplar {number} and its sighting differ"
+        )
     return Kill(
         told=told,
         kept=kept,

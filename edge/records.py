@@ -8,7 +8,6 @@ fails because of what another process erased meanwhile: what belongs to nobody a
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from numpy.typing import NDArray
 
 PUT_IDENTITY = """
@@ -62,18 +59,6 @@ INSERT INTO crops (sighting_id, exemplar_id, image)
 SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM sightings WHERE sighting_id = ?1)
     OR EXISTS (SELECT 1 FROM exemplars WHERE exemplar_id = ?2)
 """
-# What was whose before, as the file knows it: enough to take a merge back.
-NOTE_MERGE = """
-INSERT INTO history (at, action, global_id, other_id, detail)
-SELECT ?3, 'merge', ?1, ?2, json_object(
-    'uid', b.uid, 'created_at', b.created_at, 'last_seen', b.last_seen, 'name', b.name,
-    'kept_name', a.name, 'kept_last_seen', a.last_seen,
-    'exemplars', (SELECT json_group_array(exemplar_id) FROM exemplars WHERE global_id = ?2),
-    'sightings', (SELECT json_group_array(sighting_id) FROM sightings WHERE global_id = ?2))
-FROM identities a, identities b WHERE a.global_id = ?1 AND b.global_id = ?2
-"""
-NOTE = "INSERT INTO history (at, action, global_id, other_id, detail) VALUES (?, ?, ?, ?, ?)"
-UNDO = "UPDATE history SET undone_at = ?2 WHERE history_id = ?1"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,13 +164,3 @@ def put_sighting(row: SightingRow) -> Statement:
 def put_crop(image: bytes, *, sighting_id: int | None = None, exemplar_id: int | None = None) -> Statement:
     """Add the picture, encoded, of a sighting or of an exemplar."""
     return Statement(PUT_CROP, (sighting_id, exemplar_id, np.frombuffer(image, dtype=np.uint8)))
-
-
-def note_split(at: float, *, made: int, split_from: int, sighting_ids: Collection[int]) -> Statement:
-    """Remember a split."""
-    return Statement(NOTE, (at, "split", made, split_from, json.dumps({"sightings": sorted(sighting_ids)})))
-
-
-def note(at: float, action: str, global_id: int, **detail: object) -> Statement:
-    """Remember anything else that a user changed."""
-    return Statement(NOTE, (at, action, global_id, None, json.dumps(detail)))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from reidge.edge import keeper
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
+from tests.edge.test_keeper import full_disk, wait_until_failed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -329,6 +332,16 @@ def test_a_merge_is_taken_back_from_whoever_has_absorbed_the_rest_since() -> Non
         assert gallery.match(unit(90)).global_id == second
 
 
+def test_what_was_learnt_from_a_sighting_goes_back_with_it() -> None:
+    with open_gallery(nearest=1) as gallery:
+        one, _ = visit(gallery, 0, at=10.0)
+        other, sighting = visit(gallery, 90, at=20.0)
+        gallery.merge(kept=one, absorbed=other)
+        gallery.enrol(unit(100), captured_at=21.0, global_id=one, sighting_id=sighting)  # after the merge
+        gallery.unmerge(other)
+        assert gallery.match(unit(100)).global_id == other
+
+
 def test_exemplars_that_were_thinned_out_come_back_from_their_sightings() -> None:
     with open_gallery(nearest=1, max_exemplars=1) as gallery:
         one, _ = visit(gallery, 0, at=10.0)
@@ -384,3 +397,43 @@ def test_a_clock_that_jumps_back_changes_nothing_that_is_known(tmp_path: Path) -
         gallery.enrol(unit(61), captured_at=20.0, global_id=known)  # the newer of the pair, though its time is older
         assert [e.captured_at for e in gallery.exemplars(known)] == [1000.0, 10.0]
         assert [row.ended_at for row in gallery.sightings()] == [10.0, 1000.0]
+
+
+def test_what_the_user_gave_stays_and_the_worse_of_two_alike_goes() -> None:
+    with open_gallery(max_exemplars=2, nearest=1) as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0, enrolled=True)
+        gallery.enrol(unit(2), captured_at=0.0, global_id=known, enrolled=True)
+        gallery.enrol(unit(90), captured_at=1.0, global_id=known)
+        assert [e.enrolled for e in gallery.exemplars(known)] == [True, True]
+    with open_gallery(max_exemplars=2, nearest=1) as gallery:
+        known = gallery.enrol(unit(0), captured_at=0.0, quality=0.3)
+        gallery.enrol(unit(90), captured_at=1.0, global_id=known)
+        gallery.enrol(unit(1), captured_at=2.0, global_id=known, quality=0.8)
+        assert [e.captured_at for e in gallery.exemplars(known)] == [1.0, 2.0]
+
+
+def test_an_embedding_that_is_none_is_refused() -> None:
+    with open_gallery() as gallery:
+        for broken in (np.nan, np.inf):
+            with pytest.raises(InputError, match="infinite numbers or none"):
+                gallery.enrol(np.array([broken, 0], dtype=np.float32), captured_at=0.0)
+            with pytest.raises(InputError, match="infinite numbers or none"):
+                gallery.record(replace(seen(0, at=1.0), embedding_D=np.array([broken, 0], dtype=np.float32)))
+        assert len(gallery) == 0
+
+
+def test_a_split_needs_no_disk_that_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gallery.sqlite"
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.1)
+    with open_gallery(path, nearest=1) as gallery:
+        known, _ = visit(gallery, 0, at=10.0)
+        assert gallery.flush(5.0)
+        with full_disk():
+            _, second = visit(gallery, 60, at=20.0, global_id=known)
+            wait_until_failed(gallery)
+            made = gallery.split(known, [second])
+            assert gallery.match(unit(62)).global_id == made
+            assert gallery.pending
+    with open_gallery(path, nearest=1) as gallery:
+        assert gallery.match(unit(62)).global_id == made
+        assert [row.sighting_id for row in gallery.sightings(global_id=made)] == [second]
