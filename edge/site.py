@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from reidge.edge.backends.presence import Backend
 from reidge.edge.camera import CameraConfig
@@ -45,10 +45,28 @@ class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
     """Least similarity to an identity to be it; None takes the bundle's calibrated one."""
     min_margin: float = Field(0.0, ge=0, le=2)
     """Least lead over the second-best identity."""
+    stranger_rate: float = Field(0.1, gt=0, lt=1)
+    """Share of strangers that may be taken for somebody; with the bundle's threshold only, which rises for it with the
+    number of people known."""
     max_exemplars: int = Field(8, ge=1)
     """Embeddings kept of each identity."""
     updates_every: float = Field(1.0, gt=0)
     """Seconds between sighting.updated events of a track."""
+
+
+class TransitConfig(BaseModel, frozen=True, extra="forbid"):
+    """How long the way between two cameras takes, either way."""
+
+    between: tuple[str, str]
+    """Their names."""
+    seconds: tuple[float, float]
+    """Least, which nobody can do faster, and most, which is only what is usual."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TransitConfig:
+        if not 0 <= self.seconds[0] < self.seconds[1]:
+            raise ValueError(f"seconds are the least and the most, got {list(self.seconds)}")
+        return self
 
 
 class StorageConfig(RetentionConfig, frozen=True, extra="forbid"):
@@ -84,6 +102,8 @@ class Site(BaseModel, frozen=True, extra="forbid"):
     """How the bundle's encoder runs."""
     identity: IdentityConfig = IdentityConfig()
     """When a track is a known person."""
+    transit: tuple[TransitConfig, ...] = ()
+    """Walking times between cameras, where they are known; others are learned."""
     storage: StorageConfig = StorageConfig()
     """What is kept between runs."""
     outputs: OutputConfig = OutputConfig()
@@ -120,6 +140,9 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
             raise InputError(f"{path}: camera {camera.name}: {error}") from error
         if unknown := [name for name in camera.overlaps if name not in names]:
             raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
+    for way in site.transit:
+        if unknown := [name for name in way.between if name not in names]:
+            raise InputError(f"{path}: transit is said for {unknown[0]!r}, which is no camera of this site.")
     return _resolve(site, path.parent)
 
 
