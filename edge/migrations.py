@@ -126,11 +126,13 @@ def schema_of(db: sqlite3.Connection, path: Path | str) -> int:
     """Which steps a file has taken; 0 for one that holds nothing yet.
 
     Raises:
-        InputError: It is of a newer reidge, or its schema is no number.
+        InputError: It is of a newer reidge, or of another program.
     """
-    if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
-        return 0
-    row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    columns = [row[1] for row in db.execute("PRAGMA table_info(meta)")]
+    if tables and columns != ["key", "value"]:
+        raise InputError(f"{path} is a database of another program. Give another path in storage.gallery.")
+    row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() if tables else None
     found = "0" if row is None else row[0]
     if not found.isdecimal() or int(found) > SCHEMA_VERSION:
         raise InputError(

@@ -42,6 +42,8 @@ SEALED = (
 COUNTED = ("identities", "exemplars", "sightings")
 
 log = logging.getLogger(__name__)
+PAGE_SIZE = 8192
+"""Bytes. Three embeddings of 512 numbers fit; SQLite's usual 4096 hold one, and half of the file would be empty."""
 BUSY_SECONDS = 10.0
 """For another process to let go of the file."""
 JOURNAL_SECONDS = 2.0
@@ -215,11 +217,12 @@ class Store:
             raise self._damaged(error) from error
 
     def _prepare(self, db: sqlite3.Connection) -> None:
+        schema = schema_of(db, self.path)
+        db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file; others keep theirs
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # an erased person's embedding is overwritten, not just unlinked
-        schema = schema_of(db, self.path)
         if self._shared:
             db.execute("PRAGMA query_only = ON")
             if schema != SCHEMA_VERSION:
@@ -235,8 +238,8 @@ class Store:
         if found != self._encoder_hash:
             raise InputError(
                 f"{self.path} holds embeddings of another encoder ({found[:12]}..., the bundle has "
-                f"{self._encoder_hash[:12]}...). Run the bundle it was made with, or start a new gallery in "
-                "storage.gallery."
+                f"{self._encoder_hash[:12]}...). Embed the pictures that it keeps anew: reidge gallery reembed "
+                "SITE.yaml; or start a second gallery beside it, in storage.gallery."
             )
         if self._cipher is None:  # a key takes its time, and is the same for every connection
             header = db.execute("SELECT value FROM meta WHERE key = 'cipher'").fetchone()

@@ -136,7 +136,9 @@ def test_many_identities_survive_the_growth_and_holes_of_the_index() -> None:
 def test_a_gallery_of_another_encoder_is_refused_with_two_ways_on(tmp_path: Path) -> None:
     path = tmp_path / "gallery.sqlite"
     open_gallery(path).close()
-    with pytest.raises(InputError, match=r"another encoder .*Run the bundle it was made with, or start a new gallery"):
+    with pytest.raises(
+        InputError, match=r"another encoder .*anew: reidge gallery reembed SITE.yaml; or start a second gallery"
+    ):
         open_gallery(path, encoder="b" * 64)
 
 
