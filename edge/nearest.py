@@ -25,7 +25,9 @@ PROJECTED = 160
 SAMPLE = 16_384
 """Rows that the principal components are taken from."""
 PROPOSED = 512
-"""Rows at least that are compared in full after a search among many."""
+"""Rows at least that are compared in full after a search among many..."""
+PROPOSED_SHARE = 500
+"""... and at least one in so many: the more there are, the more come between a query and its nearest."""
 BLOCK = 16
 """Rows whose largest similarity is looked at first."""
 
@@ -81,7 +83,7 @@ class Projected:
         """Of the first `rows` rows, `(Q, K)` most alike in the smaller space."""
         queries_QP = queries_QD @ self.basis_DP
         # Rows first: OpenBLAS takes half as long for a tall product as for the same one lying down.
-        return largest_of_each(self._projected[:rows] @ queries_QP.T, max(count, PROPOSED))
+        return largest_of_each(self._projected[:rows] @ queries_QP.T, max(count, PROPOSED, rows // PROPOSED_SHARE))
 
 
 def principal_components(embeddings_MD: NDArray[np.float32]) -> NDArray[np.float32]:

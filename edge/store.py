@@ -221,6 +221,7 @@ class Store:
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file; others keep theirs
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA temp_store = MEMORY")  # no embedding in any file that is not the gallery's
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # an erased person's embedding is overwritten, not just unlinked
         if self._shared:
