@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TAIL_SHARE = 0.1
 """Of the pairs, the most similar ones."""
+CERTAIN_POWER = 1.5
 MIXED_TAIL = (0.1, 0.03)
 """Between the similarities that these shares of different people reach, the decay of the tail of all pairs is read."""
 MIXED_ROUNDS = 30
@@ -25,17 +26,27 @@ MOST_SAME = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """An upper tail that falls off exponentially (the exponential case of a generalised Pareto tail)."""
+    """An upper tail in which a power of the similarity falls off exponentially, as Weibull's does."""
 
     start: float
-    """Similarity that `share` of the pairs reach."""
+    """Similarity that `share` of the pairs reach; not negative where `power` is not 1."""
     share: float
     decay: float | None
-    """By how much more similar pairs are 1/e as many; None where it is not known."""
+    """By how much larger powers of similarities 1/e as many pairs reach; None where it is not known."""
+    power: float = 1.0
 
     def similarity(self, rate: float) -> float:
         """Similarity that `rate` of the pairs reach."""
-        return self.start if self.decay is None else self.start + self.decay * float(np.log(self.share / rate))
+        if self.decay is None:
+            return self.start
+        raised = self.start**self.power + self.decay * float(np.log(self.share / rate))
+        return raised if self.power == 1 else max(raised, 0.0) ** (1 / self.power)
+
+    def slope(self, rate: float) -> float | None:
+        """By how much more similar pairs are 1/e as many, about the similarity that `rate` of them reach."""
+        if self.decay is None or self.power == 1:
+            return self.decay
+        return self.decay / (self.power * max(self.similarity(rate), 1e-3) ** (self.power - 1))
 
 
 def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:
@@ -59,6 +70,19 @@ def exponential_tail(similarities_P: NDArray[np.float64], share: float = TAIL_SH
     start = float(np.quantile(similarities_P, 1 - share))
     excess_P = similarities_P[similarities_P > start] - start
     return Tail(start=start, share=share, decay=float(np.median(excess_P)) / float(np.log(2)) if len(excess_P) else 0.0)
+
+
+def certain_tail(similarities_P: NDArray[np.float64]) -> Tail:
+    """The tail of pairs of which it is certain that none is of one person.
+
+    Similarities of people who have nothing in common fall off nearly as a Gaussian, those of lookalikes prolong that:
+    between the two kinds of tail, `CERTAIN_POWER` came nearest on simulated sites (docs/identity.md). The median again,
+    as a single pair of lookalikes who are often in view together is several of a few hundred pairs.
+    """
+    powers_P = np.maximum(similarities_P, 0.0) ** CERTAIN_POWER
+    tail = exponential_tail(powers_P)
+    start = tail.start ** (1 / CERTAIN_POWER)
+    return Tail(start=start, share=tail.share, decay=tail.decay, power=CERTAIN_POWER)
 
 
 def mixed_tail(similarities_P: NDArray[np.float64], rate: float) -> Tail:

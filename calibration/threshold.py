@@ -16,7 +16,7 @@ import numpy as np
 
 from reidge.calibration.bootstrap import CONFIDENCE, interval, rate_interval, resamples
 from reidge.calibration.pairs import PairSimilarities, collect_pairs
-from reidge.calibration.tails import Tail, counted_tail, exponential_tail, mixed_tail
+from reidge.calibration.tails import Tail, certain_tail, counted_tail, exponential_tail, mixed_tail
 from reidge.edge.bundle import ThresholdReport
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float, seed: 
     report = ThresholdReport(
         min_similarity=least_of(tail, false_match_rate),
         false_match_rate=false_match_rate,
-        tail_decay=None if tail is None else tail.decay,
+        tail_decay=None if tail is None else tail.slope(false_match_rate),
         method=method,
         tracklets=pairs.tracklets,
         different_pairs=len(pairs.different_P),
@@ -129,18 +129,21 @@ def choose_threshold(pairs: PairSimilarities, *, false_match_rate: float, seed: 
 def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, str]:
     """How the tail of different people is to be taken from such pairs, and that in words.
 
-    With enough known pairs of different people, exactly the wanted share of them passes. With fewer, but with
-    `MANY_TRACKLETS`, the share is read off the tail of all pairs, those of one person taken out: two lookalikes who
-    were often in view together decide a few hundred known pairs, not twenty thousand. With fewer tracklets, it is the
-    exponential tail of the known pairs, which a tracker's occasional mistake hardly moves. With fewer than
-    `MIN_DIFFERENT_PAIRS`, the tail of all pairs of tracklets stands in, most of which are of different people; the
-    rest make it too high, never too low, so it is held at what `MIN_SAME_SHARE` of the same-person pairs reach. With
-    too few tracklets, the least similar same-person pair is taken. With none, nothing.
+    With enough known pairs of different people, exactly the wanted share of them passes. With fewer, but certain ones,
+    it is read off their tail. With others, but with `MANY_TRACKLETS`, the share is read off the tail of all pairs,
+    those of one person taken out: two lookalikes who were often in view together decide a few hundred known pairs, not
+    twenty thousand. With fewer tracklets, it is the exponential tail of the known pairs, which a tracker's occasional
+    mistake hardly moves. With fewer than `MIN_DIFFERENT_PAIRS`, the tail of all pairs of tracklets stands in, most of
+    which are of different people; the rest make it too high, never too low, so it is held at what `MIN_SAME_SHARE` of
+    the same-person pairs reach. With too few tracklets, the least similar same-person pair is taken. With none, nothing.
     """
     known, every = len(pairs.different_P), len(pairs.all_P)
     if known * rate >= ENOUGH_FALSE_MATCHES:
         method = f"{known} pairs of tracklets in view at the same time"
         return read_off("different_P", partial(counted_tail, rate=rate)), method
+    if pairs.certain:
+        method = f"tail of {known} pairs of tracklets in two cameras at the same time"
+        return read_off("different_P", certain_tail), method
     if known >= MIN_DIFFERENT_PAIRS and pairs.tracklets >= MANY_TRACKLETS:
         method = f"tail of all {every} pairs of tracklets without those of one person"
         return read_off("all_P", partial(mixed_tail, rate=rate)), method

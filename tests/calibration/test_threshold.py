@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from reidge.calibration.pairs import Ends, PairSimilarities, collect_pairs, sample_records
-from reidge.calibration.tails import counted_tail, exponential_tail, least_above, mixed_tail, quantile_of_ordered
+from reidge.calibration.tails import (
+    CERTAIN_POWER,
+    certain_tail,
+    counted_tail,
+    exponential_tail,
+    least_above,
+    mixed_tail,
+    quantile_of_ordered,
+)
 from reidge.calibration.threshold import calibrate_threshold, choose_threshold, rate_curve
 from reidge.edge.crops import CropRecord
 
@@ -144,6 +152,26 @@ def test_the_report_says_which_similarity_any_rate_asks_for(count: int) -> None:
     assert report.similarity_at(0.01) == report.min_similarity
     assert report.similarity_at(0.001) == pytest.approx(0.1 * np.log(1000), rel=0.1)
     assert report.similarity_at(1e-9) == 1.0
+
+
+def test_a_tail_of_certain_pairs_is_read_off_a_power_of_the_similarity() -> None:
+    tail = certain_tail(exponential(10_000) ** (1 / CERTAIN_POWER))
+    expected = (0.1 * np.log(1000)) ** (1 / CERTAIN_POWER)
+    assert tail.similarity(0.001) == pytest.approx(expected, rel=0.01)
+    assert tail.slope(0.001) == pytest.approx(tail.similarity(0.001 / np.e) - tail.similarity(0.001), rel=0.1)
+
+
+def test_with_enough_pairs_in_two_cameras_those_in_one_camera_are_left_out() -> None:
+    # 21 people are in view at once, one of them in two tracklets of cam1 and everybody else in a camera of their own.
+    records = [crop("twin", 0), crop("twin", 9)]
+    records += [crop(str(n), second, camid=f"cam{n}", x1=300) for n in range(1, 22) for second in (0, 9)]
+    embeddings_ND = at_degrees(0, 0, *(angle for n in range(1, 22) for angle in (10 * n, 10 * n)))
+    pairs = collect_pairs(embeddings_ND, records, separate_views=True)
+    assert pairs.certain
+    assert len(pairs.different_P) == 22 * 21 // 2 - 1  # all but the two of cam1
+    report = choose_threshold(pairs, false_match_rate=0.01)
+    assert report.method == "tail of 230 pairs of tracklets in two cameras at the same time"
+    assert not collect_pairs(embeddings_ND[:20], records[:20], separate_views=True).certain  # too few
 
 
 def test_where_no_tail_is_known_every_rate_asks_for_the_one_threshold() -> None:
