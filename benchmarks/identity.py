@@ -59,7 +59,7 @@ FALSE_MATCH_RATE = 0.003
 """Asked of the calibration, per comparison of two tracks; as in the demo."""
 CROPS_EACH = 8
 """Of a tracklet of the day before."""
-RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60", "loop.evaluate_every=0"))
+RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60"))
 STAGES = ("train", "record", "score")
 SWEEP = np.round(np.arange(-0.20, 0.201, 0.05), 2)
 """Added to the calibrated threshold to find the one that the truth would choose."""

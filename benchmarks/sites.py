@@ -51,6 +51,7 @@ DETOUR = (1.05, 1.5)
 """How much longer a way is than the straight line."""
 LINGER = 4.0
 """Mean seconds that somebody stands still on the way."""
+FPS_BEFORE = 5
 Day = Literal["live", "before"]
 """The day that is scored, or one before it with other people, filmed by the same cameras."""
 
@@ -70,8 +71,9 @@ class SiteSpec(BaseModel, frozen=True, extra="forbid"):
     alike: float = Field(0.2, ge=0, le=1)
     """Share of the people who have somebody dressed like them."""
     fps: int = Field(5, ge=1)
-    routes_before: int = Field(ge=1)
-    """Ways that people take on the day before, of as many people as there are residents and strangers."""
+    """On the live day; 5 on the day before."""
+    visitors: int = Field(ge=1)
+    """People who come on the day before, once each."""
 
     @property
     def half_seconds(self) -> tuple[float, float]:
@@ -90,14 +92,14 @@ class SiteSpec(BaseModel, frozen=True, extra="forbid"):
 SITES = {
     spec.name: spec
     for spec in (
-        SiteSpec(name="small", cameras=3, residents=20, strangers=20, stops=(2, 3), fps=10, routes_before=80),
-        SiteSpec(name="middle", cameras=6, residents=75, strangers=75, stops=(2, 4), routes_before=150),
-        SiteSpec(name="large", cameras=12, residents=250, strangers=250, stops=(3, 5), routes_before=150),
+        SiteSpec(name="small", cameras=3, residents=20, strangers=20, stops=(2, 3), fps=10, visitors=150),
+        SiteSpec(name="middle", cameras=6, residents=75, strangers=75, stops=(2, 4), visitors=150),
+        SiteSpec(name="large", cameras=12, residents=250, strangers=250, stops=(3, 5), visitors=150),
     )
 }
-TRAINING = SiteSpec(name="training", seed=900, cameras=12, residents=240, strangers=0, stops=(4, 6), routes_before=200)
+TRAINING = SiteSpec(name="training", seed=900, cameras=12, residents=240, strangers=0, stops=(4, 6), visitors=200)
 """Where the encoder is trained: other cameras and other people than anywhere else."""
-TINY = SiteSpec(name="tiny", cameras=2, residents=2, strangers=2, stops=(1, 2), routes_before=4)
+TINY = SiteSpec(name="tiny", cameras=2, residents=2, strangers=2, stops=(1, 2), visitors=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +121,14 @@ def plan(spec: SiteSpec, day: Day = "live") -> Plan:
     floor_C2 = _place_cameras(spec.cameras, map_rng)
     if day == "before":
         people_rng, walk_rng = (np.random.default_rng([spec.seed, number]) for number in (1, 2))
-    people = _draw_everybody(spec.residents + spec.strangers, spec.alike, people_rng)
+    count = spec.residents + spec.strangers if day == "live" else spec.visitors
+    people = _draw_everybody(count, spec.alike, people_rng)
     if day == "live":
         first, second = spec.half_seconds
         halves = ((people[: spec.residents], 0.0, first), (people, first, first + second))
     else:
         each = VISIT_SECONDS * sum(spec.stops) / 2 / spec.cameras / spec.density
-        some = [people[number % len(people)] for number in range(spec.routes_before)]
-        halves = ((some, 0.0, math.ceil(spec.routes_before * each + spec.stops[1] * STOP_SECONDS)),)
+        halves = ((people, 0.0, math.ceil(spec.visitors * each + spec.stops[1] * STOP_SECONDS)),)
     visits = [
         visit
         for group, begin, end in halves
@@ -204,15 +206,16 @@ class Film:
         """Film the day, or the first `until` seconds of it."""
         cv2.setNumThreads(1)
         spec, visits = self._spec, [visit for visit in self._plan.visits if visit.camera == self.camera]
-        count = math.ceil(min(self._plan.seconds, until) * spec.fps)
+        fps = spec.fps if self._day == "live" else FPS_BEFORE
+        count = math.ceil(min(self._plan.seconds, until) * fps)
         rng = np.random.default_rng([spec.seed, self.camera, 0 if self._day == "live" else 1])
         shots = render_camera(
-            self._plan.scenes[self.camera], visits, begin=0.0, frames=count, fps=spec.fps, rng=rng
+            self._plan.scenes[self.camera], visits, begin=0.0, frames=count, fps=fps, rng=rng
         )  # fmt: skip
         for index, (image, self.newest) in enumerate(shots):
             self.truths += self.newest
             yield Frame(
-                camid=self.camid, index=index, captured_at=STARTED_AT + index / spec.fps, decoded_at=0.0, image=image
+                camid=self.camid, index=index, captured_at=STARTED_AT + index / fps, decoded_at=0.0, image=image
             )
 
 
