@@ -135,7 +135,7 @@ def choose_rule(pairs: PairSimilarities, rate: float) -> tuple[Estimate | None, 
     twenty thousand. With fewer tracklets, it is the exponential tail of the known pairs, which a tracker's occasional
     mistake hardly moves. With fewer than `MIN_DIFFERENT_PAIRS`, the tail of all pairs of tracklets stands in, most of
     which are of different people; the rest make it too high, never too low, so it is held at what `MIN_SAME_SHARE` of
-    the same-person pairs reach. With too few tracklets, the least similar same-person pair is taken. With none, nothing.
+    the same-person pairs reach. With too few tracklets, the least similar same-person pair is taken. With none, none.
     """
     known, every = len(pairs.different_P), len(pairs.all_P)
     if known * rate >= ENOUGH_FALSE_MATCHES:

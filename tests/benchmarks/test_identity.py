@@ -22,17 +22,13 @@ def identity(benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def recorded(identity: ModuleType) -> ModuleType:
-    import recorded
-
-    return recorded
+def recorded(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("recorded")
 
 
 @pytest.fixture(scope="module")
-def sites(identity: ModuleType) -> ModuleType:
-    import sites
-
-    return sites
+def sites(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("sites")
 
 
 @pytest.fixture(scope="module")
