@@ -186,7 +186,8 @@ def do_retain(args: argparse.Namespace) -> Said:
     more = True
     while more:
         answer = _ask(site, retain_now(site.storage, by=_me()))
-        identities, sightings, more = identities + answer["identities"], sightings + answer["sightings"], answer["more"]
+        identities, sightings = identities + len(answer["erased"]), sightings + len(answer["sightings"])
+        more = answer["more"]
     text = f"forgotten: {identities} identities, {sightings} sightings"
     return Said({"identities": identities, "sightings": sightings}, text)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PUT = "INSERT INTO audit (at, actor, action, subject, detail) VALUES (?, ?, ?, ?, ?)"
 NEWEST = "SELECT at, actor, action, subject, detail FROM audit ORDER BY audit_id DESC LIMIT ?"
+PARTED = "SELECT action, subject FROM audit WHERE action IN ('split', 'unmerge', 'merge') ORDER BY audit_id"
 RETENTION = "retention"
 """The actor where a site removes what is too old by itself."""
 
@@ -57,6 +58,18 @@ def entries(rows: Iterable[tuple[Any, ...]]) -> list[AuditEntry]:
         AuditEntry(at=at, actor=actor, action=action, subject=subject, detail=json.loads(detail or "{}"))
         for at, actor, action, subject, detail in rows
     ]
+
+
+def taken_apart(rows: Iterable[tuple[str, str]]) -> set[frozenset[int]]:
+    """Pairs of identities that a user took apart and did not merge again, from what `PARTED` selects."""
+    pairs: set[frozenset[int]] = set()
+    for action, subject in rows:
+        pair = frozenset(int(number) for number in subject.split(", "))
+        if action == "merge":
+            pairs.discard(pair)
+        else:
+            pairs.add(pair)
+    return pairs
 
 
 def _name_of(uid: int) -> str:

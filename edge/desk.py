@@ -150,11 +150,11 @@ class Desk(threading.Thread):
         while more and not self._closing.is_set():
             answer = self._do(retain_now(self._retention))
             more = bool(answer.get("more"))
-            if answer.get("identities") or answer.get("sightings"):
+            if answer.get("erased") or answer.get("sightings"):
                 log.info(
-                    "forgotten after storage.retention_days: identities %d, sightings %d",
-                    answer["identities"],
-                    answer["sightings"],
+                    "forgotten because they were not seen for long: %d identities, %d sightings",
+                    len(answer["erased"]),
+                    len(answer["sightings"]),
                 )
 
     def _scrub(self) -> bool:

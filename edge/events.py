@@ -46,7 +46,7 @@ class Event(BaseModel, frozen=True, extra="forbid"):
     split_from: int | None = None
     """identity.split: the identity that the sightings of `global_id` were taken for before."""
     reason: str | None = None
-    """camera.down: why, without secrets."""
+    """camera.down: why, without secrets; identity.erased: `erase` by a user, `retain` by the retention."""
 
 
 def iso_time(seconds: float) -> str:

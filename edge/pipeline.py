@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reidge.edge.bars import bars_of
+from reidge.edge.byhand import take_over
 from reidge.edge.crops import resize_crops
 from reidge.edge.holdback import Holdback
 from reidge.edge.latency import LatencyHistogram
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from reidge.edge.mailbox import CameraState
     from reidge.edge.metrics import Metrics, Stage
     from reidge.edge.reporter import Sink
+    from reidge.edge.requests import Answer, Request
     from reidge.edge.ruling import Change
     from reidge.edge.site import Site
     from reidge.edge.tracker import TrackedBox
@@ -157,6 +159,10 @@ class Pipeline:
             view.config = camera
             self._tracks.add(camera.name)
         self.book.overlapping = {camera.name: camera.overlaps for camera in site.cameras}
+
+    def changed_by_hand(self, request: Request, answer: Answer) -> None:
+        """Go on from what a user, or the retention, changed in the gallery."""
+        take_over(self.book, self.reporter, request, answer)
 
     def finish(self) -> None:
         """End all tracks, tell it, and write the final table of identities."""
@@ -331,6 +337,8 @@ class Pipeline:
             sighting = picture.sighting
             if np.isfinite(embedding_D).all():  # one number that is none would spoil the mean for good
                 sighting.add_evidence(embedding_D, picture.weight)
+                if self.site.storage.crops:
+                    sighting.keep_picture(picture.crop, picture.weight)
                 self._tell(self.book.decide(sighting, sighting.last_seen))
         self.reporter.repeat(self.book.live.values())
         self.book.gallery.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from reidge.edge.events import Event, iso_time
@@ -96,6 +97,17 @@ class Reporter:
             merged_from=change.merged_from,
             similarity=change.similarity,
         )
+
+    def identity(self, kind: EventKind, global_id: int, **other: object) -> None:
+        """An identity was changed by hand, or forgotten."""
+        merged_from = other.get("merged_from")
+        if kind == "identity.erased":
+            self._known.discard(global_id)
+        elif isinstance(merged_from, int) and merged_from in self._known:
+            self._known.remove(merged_from)
+            self._known.add(global_id)
+        values = {"event": kind, "captured_at": iso_time(time.time()), "global_id": global_id, **other}
+        self._waiting.append(Event.model_validate(values))
 
     def repeat(self, sightings: Iterable[Sighting]) -> None:
         """Say again where people are, every so often and whenever the answer changed."""

@@ -143,7 +143,8 @@ class Unmerge(Request, frozen=True):
         """Give the number back that was absorbed, with what belonged to it."""
         kept = gallery.unmerge(self.absorbed)
         gallery.keep([audit.note("unmerge", actor=self.by, subject=(kept, self.absorbed))])
-        return {"global_id": self.absorbed, "split_from": kept}
+        sightings = [row.sighting_id for row in gallery.sightings(global_id=self.absorbed)]
+        return {"global_id": self.absorbed, "split_from": kept, "sightings": sightings}
 
 
 class Split(Request, frozen=True):
@@ -201,10 +202,11 @@ class Retain(Request, frozen=True):
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
         """Forget one portion; the answer says whether there is more."""
         expired = find_expired(gallery, self.config, now=self.now, limit=PORTION)
-        identities, sightings = forget_expired(gallery, expired, keep=in_view)
-        if identities or sightings:
-            gallery.keep([audit.note("retain", actor=self.by, identities=identities, sightings=sightings)])
-        return {"identities": identities, "sightings": sightings, "more": expired.more and bool(identities + sightings)}
+        gone = forget_expired(gallery, expired, keep=in_view)
+        sightings = list(expired.sightings)
+        if gone or sightings:
+            gallery.keep([audit.note("retain", actor=self.by, identities=len(gone), sightings=len(sightings))])
+        return {"erased": gone, "sightings": sightings, "more": expired.more and bool(gone or sightings)}
 
 
 AnyRequest = Annotated[Enrol | Rename | Merge | Unmerge | Split | Erase | Retain, Field(discriminator="action")]

@@ -66,7 +66,7 @@ def find_expired(gallery: Gallery, config: RetentionConfig, *, now: float, limit
     )
 
 
-def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] = ()) -> tuple[int, int]:
+def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] = ()) -> list[int]:
     """Forget them, without tombstones: who comes back is somebody new.
 
     Args:
@@ -75,16 +75,16 @@ def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] 
         keep: Identities that are in view at this moment.
 
     Returns:
-        How many identities and sightings were forgotten.
+        The identities that were forgotten; the sightings are, all of them.
     """
-    gone = 0
+    gone = []
     for global_id, last_seen in expired.identities:
         if global_id not in keep and gallery.last_seen(global_id) == last_seen:  # nobody came by meanwhile
             gallery.forget(global_id, tombstone=False)
-            gone += 1
+            gone.append(global_id)
     if expired.sightings:
         gallery.forget_sightings(expired.sightings, tombstone=False)
-    return gone, len(expired.sightings)
+    return gone
 
 
 def _find(gallery: Gallery, sql: str, now: float, days: float | None, limit: int) -> list[tuple[int, float]]:

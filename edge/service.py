@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
+from reidge.edge.desk import Desk
 from reidge.edge.detectors import open_detector
 from reidge.edge.errors import InputError, ReidgeError, reason_of
 from reidge.edge.figures import RunSummary, publish, summarise
@@ -24,6 +25,7 @@ from reidge.edge.outputs import Outputs
 from reidge.edge.pipeline import Pipeline
 from reidge.edge.progress import Progress
 from reidge.edge.rates import Rates
+from reidge.edge.store import IN_MEMORY
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
 from reidge.edge.watchdog import Watchdog
@@ -61,9 +63,11 @@ class Service:
         pipeline: Pipeline,
         metrics: Metrics,
         reread: Callable[[], Site] | None,
+        desk: Desk | None = None,
     ) -> None:
         self.site = site
         self._cameras, self._pipeline, self._metrics, self._reread = cameras, pipeline, metrics, reread
+        self._desk = desk
         self._manager = ServiceManager()
         self._governor, self._meter = Governor(site.load), LoadMeter(site.load.window)
         self._heard: set[str] = set()
@@ -81,6 +85,8 @@ class Service:
         self._manager.alive()
         self._hear()
         self._give_up()
+        if self._desk is not None:
+            self._desk.serve(self._pipeline.book.in_view, self._pipeline.changed_by_hand)
         if orders.reload.is_set():
             orders.reload.clear()
             self._reload()
@@ -254,7 +260,10 @@ def run_site(
         if live:  # they connect while the networks are loaded
             stack.enter_context(cameras)
         pipeline, outputs = open_pipeline(site, stack, metrics, watchdog)
-        condition.service = service = Service(site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread)
+        desk = open_desk(site, stack, pipeline.book.gallery, ages=live)
+        condition.service = service = Service(
+            site, cameras=cameras, pipeline=pipeline, metrics=metrics, reread=reread, desk=desk
+        )
         publish(metrics, cameras, pipeline, watchdog)
         bar = stack.enter_context(Progress("run", total=_total_frames(site), unit="frames")) if progress else None
         if not live:  # a recording begins when somebody looks
@@ -301,6 +310,13 @@ def open_pipeline(site: Site, stack: ExitStack, metrics: Metrics, watchdog: Watc
     )
     watchdog.last_words = lambda: last_words(pipeline, outputs)
     return pipeline, outputs
+
+
+def open_desk(site: Site, stack: ExitStack, gallery: Gallery, *, ages: bool) -> Desk | None:
+    """Begin to take requests for the gallery, and to forget who is too old; None for a gallery without a file."""
+    if site.storage.gallery == IN_MEMORY:
+        return None
+    return stack.enter_context(Desk(gallery, site.storage, ages=ages))
 
 
 def last_words(pipeline: Pipeline, outputs: Outputs) -> None:

@@ -18,7 +18,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from reidge.edge.associate import associate
+from reidge.edge.audit import PARTED, taken_apart
 from reidge.edge.bars import Bars
+from reidge.edge.crops import encode_picture
 from reidge.edge.records import SightingRow
 from reidge.edge.ruling import Ruling
 from reidge.edge.transit import Transits
@@ -87,6 +89,10 @@ class Sighting:
     """In the gallery, once it is over."""
     exemplar: bool = False
     """Whether the gallery has its embedding as an exemplar."""
+    picture_HW3: NDArray[np.uint8] | None = field(default=None, repr=False)
+    """The best one so far, where pictures are kept, ..."""
+    picture_worth: float = 0.0
+    """... and how good it is."""
     candidates: list[tuple[int, float]] = field(default_factory=list, repr=False)
     """Identities it is most like, and how much, ..."""
     searched_with: int = 0
@@ -104,6 +110,12 @@ class Sighting:
         self._sum_D = weighted_D if self._sum_D is None else self._sum_D + weighted_D
         self._mean_D = None
         self.embeddings += 1
+
+    def keep_picture(self, crop_HW3: NDArray[np.uint8], weight: float) -> None:
+        """Keep a picture where it is the best one so far, large and sure; a copy, since crops are views of frames."""
+        worth = weight * crop_HW3.shape[0]
+        if worth > self.picture_worth:
+            self.picture_worth, self.picture_HW3 = worth, crop_HW3.copy()
 
     def drop_evidence(self) -> None:
         """Free what is no longer needed once the track is decided for good."""
@@ -172,6 +184,11 @@ class SightingBook:
         """Least value at which two sightings are one person, with so many people known."""
         return self.bars.at(len(self.gallery) + len(self.window.once_seen))
 
+    @property
+    def in_view(self) -> set[int]:
+        """Identities of people who are seen at this moment."""
+        return {sighting.global_id for sighting in self.live.values() if sighting.global_id is not None}
+
     def wants(self, sighting: Sighting, now: float) -> bool:
         """Tell whether another picture of a track is due."""
         # A millisecond of tolerance: 4 per second of 10 fps must not become 3.3.
@@ -208,6 +225,7 @@ class SightingBook:
 
     def resume(self, now: float) -> None:
         """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
+        self.window.taken_apart = taken_apart(self.gallery.store.read(PARTED))
         since = now - self.config.window
         undecided = self.gallery.store.sightings(
             "global_id IS NULL AND embedding IS NOT NULL AND (ended_at < ? OR ended_at > ?)", (since, now)
@@ -221,11 +239,24 @@ class SightingBook:
                 self._learn(sighting)
 
     def forget(self, global_id: int) -> None:
-        """Let go of an identity that is to be erased."""
+        """Let go of an identity that is to be erased; who is in view is decided about anew."""
         self.window.forget(global_id)
         for sighting in self.live.values():
             if sighting.global_id == global_id:
                 sighting.global_id = sighting.similarity = None
+                sighting.exemplar = False
+
+    def forget_sightings(self, sighting_ids: Collection[int]) -> None:
+        """Let go of sightings that are over and were erased."""
+        self.window.forget_sightings(set(sighting_ids))
+
+    def part(self, made: int, before: int, *, sighting_ids: Collection[int]) -> None:
+        """Take in that a user made some sightings of an identity another one, which they stay."""
+        self.merged.pop(made, None)
+        self.window.taken_apart.add(frozenset((made, before)))
+        for sighting in self.window.ended:
+            if sighting.sighting_id in sighting_ids:
+                sighting.global_id = made
 
     def adopt(self, *, kept: int, absorbed: int) -> None:
         """Take in that two identities were merged."""
@@ -251,8 +282,10 @@ class SightingBook:
                 similarity=sighting.similarity,
                 pictures=sighting.embeddings,
                 embedding_D=mean_D,
-            )
+            ),
+            crop=None if sighting.picture_HW3 is None else encode_picture(sighting.picture_HW3),
         )
+        sighting.picture_HW3 = None
         if sighting.global_id is not None:
             self.enrol(sighting, sighting.global_id)
 

@@ -70,6 +70,8 @@ class Window:
         """Undecided ones from before the window, by sighting_id."""
         self.provisional: set[tuple[int, float]] = set()
         """Identity and time of exemplars that were made of a track before it was over."""
+        self.taken_apart: set[frozenset[int]] = set()
+        """Pairs of identities that a user took apart; they stay two."""
         self._once_seen_OD: NDArray[np.float32] | None = None
 
     def apart(self, some: Sequence[Sighting], others: Sequence[Sighting]) -> NDArray[np.bool_]:
@@ -118,6 +120,13 @@ class Window:
     def forget(self, global_id: int) -> None:
         """Let go of all sightings of an identity that is to be forgotten."""
         self.ended = deque(sighting for sighting in self.ended if sighting.global_id != global_id)
+
+    def forget_sightings(self, sighting_ids: Collection[int]) -> None:
+        """Let go of some sightings that are over."""
+        self.ended = deque(sighting for sighting in self.ended if sighting.sighting_id not in sighting_ids)
+        for sighting_id in self.once_seen.keys() & set(sighting_ids):
+            del self.once_seen[sighting_id]
+            self._once_seen_OD = None
 
     def ask(self, focus: Sighting, live: Iterable[Sighting], bar: float) -> Question:
         """Gather what a sighting may have to do with: sightings near it, sightings near those, and their identities."""
@@ -249,6 +258,10 @@ class Window:
         apart_NN[first:, first:] |= self.apart(sightings, sightings)
         enrolled_A = np.array([anchor.enrolled for anchor in anchors], dtype=bool)
         apart_NN[:first, :first] = np.outer(enrolled_A, enrolled_A)  # two whom the user enrolled are two
+        ids = [*(anchor.global_id for anchor in anchors), *(sighting.global_id for sighting in sightings)]
+        for one, other in map(sorted, self.taken_apart):
+            rows, columns = ([i for i, global_id in enumerate(ids) if global_id == which] for which in (one, other))
+            apart_NN[np.ix_(rows, columns)] = apart_NN.T[np.ix_(rows, columns)] = True
         np.fill_diagonal(apart_NN, False)
         return apart_NN
 
