@@ -20,10 +20,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROJECTED = 160
+PROJECTED = 128
 """Dimensions of the smaller space; smaller embeddings are compared in full."""
 SAMPLE = 16_384
 """Rows that the principal components are taken from."""
+LEAST_LENGTH = 0.25
+"""Of a projection; of a shorter one its direction says little."""
 PROPOSED = 512
 """Rows at least that are compared in full after a search among many..."""
 PROPOSED_SHARE = 500
@@ -52,7 +54,8 @@ class Projected:
     """The first principal components of all rows, side by side.
 
     The components are those of the second moment, not of the covariance: products are to be kept, not distances from
-    the mean.
+    the mean. Projections have unit length: what a long and a short one have in common in the first components says
+    more of the rest as a cosine than as a product.
 
     Args:
         embeddings_MD: All rows, from which the components are taken.
@@ -72,7 +75,9 @@ class Projected:
 
     def put(self, start: int, embeddings_MD: NDArray[np.float32]) -> None:
         """Set rows from `start` on."""
-        self._projected[start : start + len(embeddings_MD)] = embeddings_MD @ self.basis_DP
+        projected_MP = embeddings_MD @ self.basis_DP
+        projected_MP /= np.maximum(np.linalg.norm(projected_MP, axis=1, keepdims=True), LEAST_LENGTH)
+        self._projected[start : start + len(embeddings_MD)] = projected_MP
 
     def replace(self, row: int, last: int) -> None:
         """Drop a row: the last one takes its place."""
