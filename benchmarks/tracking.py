@@ -75,6 +75,18 @@ RANGES: dict[str, dict[str, tuple[float, ...]]] = {
 """Values of each setting, around the default and within the range that the package itself searches."""
 
 
+WITH_EMBEDDINGS = TrackerConfig(min_iou=0.0, overlap_weight=4.0)
+"""Where looks have a say, boxes need not; chosen on the scenes of the search too."""
+VARIANTS: dict[str, Callable[[int], Contestant]] = {
+    "sure detections first, then unsure ones": ours(TrackerConfig(unsure_cost=TrackerConfig().max_misfit)),
+    "sure detections alone": ours(TrackerConfig(low_score=TrackerConfig().high_score)),
+    "no overlap in the cost": ours(TrackerConfig(min_iou=0.0, overlap_weight=0.0)),
+    "all boxes equally precise": ours(TrackerConfig(unsure_weight=0.0)),
+    "not told how the camera moves": ours(TrackerConfig(), pictures=False),
+}
+"""Ours with one part of it taken away."""
+
+
 def ensure(folder: Path, seeds: Sequence[int], *, seconds: float, bundle: Path | None) -> None:
     """Film the scenes that are not there yet."""
     missing = [(kind, seed) for seed in seeds for kind in KINDS if not _path(folder, kind.name, seed).exists()]
@@ -166,12 +178,13 @@ def report(folder: Path, seeds: Sequence[int], found: Mapping[str, Any]) -> dict
     contestants |= {f"{name}, searched": peer(name, found[name]["settings"]) for name in PEERS}
     contestants["ours"] = ours(TrackerConfig())
     if all(shot.embeddings_ND is not None for shot in shots):
-        contestants["ours, with embeddings"] = ours(TrackerConfig(), embeddings=True)
+        contestants["ours, with embeddings"] = ours(WITH_EMBEDDINGS, embeddings=True)
     result = provenance() | {"frames": sum(len(shots) for shots in scenes.values()), "reported_seeds": list(seeds)}
     result["versions"] |= {name: version(name) for name in ("trackers", "trackeval", "lap")}
     counted = [sum(truth.visibility >= MIN_VISIBILITY for truth in shot.truths) for shot in shots]
     result["people_in_view"] = float(np.mean(counted))
-    return result | {"searched": dict(found), "contestants": measure(contestants, scenes)}
+    result |= {"searched": dict(found), "contestants": measure(contestants, scenes)}
+    return result | {"variants": {name: judge(begin, scenes) for name, begin in VARIANTS.items()}}
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -194,13 +207,16 @@ def describe(result: dict[str, Any]) -> str:
         [name, f"{entry['idf1_default']:.1f}", f"{entry['idf1']:.1f}", _settings(entry["settings"])]
         for name, entry in result["searched"].items()
     ]
+    whole = next(entry["idf1"] for entry in result["contestants"] if entry["name"] == "ours")
+    variants = [["nothing", f"{whole:.1f}"], *([name, f"{value:.1f}"] for name, value in result["variants"].items())]
     return (
         f"{result['frames']} frames, {result['people_in_view']:.1f} people in view on average; trackers "
         f"{result['versions']['trackers']}, trackeval {result['versions']['trackeval']}; {ran_on(result)}\n\n"
         f"{markdown_table(header, rows)}\n\nIDF1 by scene and frames a second:\n\n"
         f"{markdown_table(['tracker', *groups], by_kind)}\n\n"
         "What the search found on the other scenes, and the IDF1 there:\n\n"
-        f"{markdown_table(['tracker', 'by default', 'searched', 'settings'], found)}"
+        f"{markdown_table(['tracker', 'by default', 'searched', 'settings'], found)}\n\n"
+        f"Ours with one part of it taken away:\n\n{markdown_table(['what', 'IDF1'], variants)}"
     )
 
 

@@ -51,17 +51,20 @@ class Ours:
     Args:
         tracker: Fresh.
         embeddings: Whether it is given those of the detections.
+        pictures: Whether it is told how the camera moves, where there are pictures to tell it from.
     """
 
-    def __init__(self, tracker: FrameTracker, *, embeddings: bool = False) -> None:
-        self._tracker, self._embeddings = tracker, embeddings
+    def __init__(self, tracker: FrameTracker, *, embeddings: bool = False, pictures: bool = True) -> None:
+        self._tracker, self._embeddings, self._pictures = tracker, embeddings, pictures
         self._motion = CameraMotion()
 
     def step(self, shot: Shot) -> Step:
         """Take in the next frame; where it has a picture, the motion of the camera is told from it."""
         embeddings_ND = shot.embeddings_ND if self._embeddings else None
         began = time.perf_counter()
-        motion_23 = None if shot.image is None else self._motion.estimate(shot.image, shot.detections.boxes_N4)
+        motion_23 = None
+        if self._pictures and shot.image is not None:
+            motion_23 = self._motion.estimate(shot.image, shot.detections.boxes_N4)
         update = self._tracker.update(shot.detections, shot.at, embeddings_ND, motion_23)
         seconds = time.perf_counter() - began
         boxes_P4 = np.array([box.box_4 for box in update.live], dtype=np.float32).reshape(-1, 4)
@@ -88,9 +91,9 @@ class Peer:
         return Step(ids_P=ids_N[known_N], boxes_P4=boxes_P4, seconds=seconds)
 
 
-def ours(config: TrackerConfig, *, embeddings: bool = False) -> Callable[[int], Contestant]:
+def ours(config: TrackerConfig, *, embeddings: bool = False, pictures: bool = True) -> Callable[[int], Contestant]:
     """Our tracker as it is configured, for any frame rate."""
-    return lambda rate: Ours(Tracker(config), embeddings=embeddings)
+    return lambda rate: Ours(Tracker(config), embeddings=embeddings, pictures=pictures)
 
 
 def peer(name: str, settings: Mapping[str, Any]) -> Callable[[int], Contestant]:

@@ -49,7 +49,8 @@ class TrackerConfig(BaseModel, frozen=True, extra="forbid"):
     lost_weight: float = Field(1.0, ge=0)
     """Misfit of each second in which a track was not seen."""
     unsure_cost: float = Field(0.5, ge=0)
-    """Misfit of a confidence below `high_score`; a large one lets sure detections choose first, as ByteTrack does."""
+    """How far sure detections go before unsure ones, in misfit; from `max_misfit` on they choose first, as in
+    ByteTrack."""
     unsure_weight: float = Field(0.75, ge=0)
     """How much looser the box of an unsure detection is: at confidence 0 its error is 1 + this times as large."""
     appearance_weight: float = Field(1.0, ge=0)
@@ -198,11 +199,11 @@ class Tracker:
         lost_T1 = np.array([[self._now - track.last_seen] for track in self._tracks])
         misfit_TN = self._filters.misfits(centres_N4, self._doubt(scores_N))
         misfit_TN += config.overlap_weight * (1 - overlap_TN) + config.lost_weight * lost_T1
-        misfit_TN += config.unsure_cost * (scores_N < config.high_score)
         if looks is not None:
             misfit_TN -= config.appearance_weight * self._odds(looks)
         possible_TN = (misfit_TN < config.max_misfit) & (overlap_TN >= config.min_iou) & (scores_N >= config.low_score)
-        return assign(np.where(possible_TN, misfit_TN, IMPOSSIBLE), config.max_misfit)
+        cost_TN = np.where(possible_TN, misfit_TN + config.unsure_cost * (scores_N < config.high_score), IMPOSSIBLE)
+        return assign(cost_TN, config.max_misfit + config.unsure_cost)
 
     def _doubt(self, scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
         """How much looser than a sure one's the box of each detection is."""
