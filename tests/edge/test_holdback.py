@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import sqlite3
+import subprocess
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +17,7 @@ from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.holdback import Holdback
 from reidge.edge.metrics import Metrics, Series
 from tests.edge.test_keeper import full_disk, wait_until_failed
+from tests.edge.test_pipeline import write_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,3 +144,27 @@ def test_a_gallery_that_keeps_nothing_holds_nothing_back() -> None:
         holdback = Holdback(listener, gallery, Metrics())
         holdback.write(event("identity.created"))
         assert holdback.release() == {"door"}
+
+
+def test_a_sighting_that_was_told_is_there_after_a_kill_of_the_whole_run(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    path, events = write_site(tmp_path, tiny_bundle, walks), tmp_path / "events.jsonl"
+    command = [sys.executable, "-m", "reidge.cli.main", "run", str(path)]
+    for camera in (0, 1):
+        command += ["--set", f"cameras.{camera}.pace=realtime", "--set", f"cameras.{camera}.since=2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60.0
+        while not (events.exists() and "sighting.ended" in events.read_text()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+    told = [json.loads(line) for line in events.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    with closing(sqlite3.connect(tmp_path / "gallery.sqlite")) as db:
+        kept = dict(db.execute("SELECT camid || track_id, global_id FROM sightings"))
+        known = {global_id for (global_id,) in db.execute("SELECT global_id FROM identities")}
+    ended = [event for event in told if event["event"] == "sighting.ended"]
+    assert ended
+    assert [kept[f"{event['camid']}{event['track_id']}"] for event in ended] == [event["global_id"] for event in ended]
+    assert {event["global_id"] for event in told if event["event"] == "identity.created"} <= known
