@@ -40,6 +40,8 @@ SEALED = (
 )
 """Tables, keys and columns of what a secret encrypts."""
 COUNTED = ("identities", "exemplars", "sightings")
+UNFIT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""What says that a change will never fit, however often it is tried."""
 
 log = logging.getLogger(__name__)
 PAGE_SIZE = 8192
@@ -357,7 +359,7 @@ class Store:
                 try:
                     with transaction(self._db):
                         self._run(statements)
-                except sqlite3.IntegrityError:
+                except UNFIT:
                     with transaction(self._db):
                         self._run_those_that_fit(statements)
         except sqlite3.Error as error:
@@ -372,12 +374,17 @@ class Store:
         for statement in statements:
             try:
                 self._db.execute(statement.sql, self._row(statement))
-            except sqlite3.IntegrityError as error:
+            except UNFIT as error:
                 what = " ".join(statement.sql.split()[:3])
                 log.error("a change of %s contradicts it and is left out (%s ...: %s)", self.path, what, error)
 
     def _row(self, statement: Statement) -> tuple[object, ...]:
-        return tuple(self._seal(value) if isinstance(value, np.ndarray) else value for value in statement.values)
+        return tuple(self._value(value) for value in statement.values)
+
+    def _value(self, value: object) -> object:
+        if isinstance(value, np.ndarray):
+            return self._seal(value)
+        return value.item() if isinstance(value, np.generic) else value  # SQLite knows Python's numbers only
 
     def _seal(self, array: NDArray[Any]) -> bytes:
         """An embedding or a picture as the file keeps it."""

@@ -80,6 +80,16 @@ def test_a_change_that_contradicts_the_file_holds_up_no_other(tmp_path: Path, ca
     store.close()
 
 
+def test_numbers_of_numpy_are_numbers_and_what_is_none_holds_up_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "gallery.sqlite")
+    store.write([identity(1), sighting(1, None)])
+    store.write([Statement(records.ASSIGN_SIGHTING, (np.int64(1), np.int64(1), np.float32(0.5)))])
+    assert store.read("SELECT global_id, similarity FROM sightings") == [(1, 0.5)]
+    store.write([Statement(records.NAME_IDENTITY, (1, object())), identity(2)])
+    assert numbers(store, "identities") == [1, 2]
+    store.close()
+
+
 def test_what_belongs_to_nobody_any_more_goes_nowhere(tmp_path: Path) -> None:
     store = open_store(tmp_path / "gallery.sqlite")
     store.write([exemplar(1, 7), sighting(1, 7), identity(1), exemplar(2, 1, sighting_id=9)])
