@@ -1,9 +1,8 @@
 """Who is who among the sightings of a while: clustering that heeds what cannot be.
 
 Evidence has one currency, similarity. Different people reach a similarity with a share that falls off exponentially,
-`p * exp(-(x - u) / decay)`, so whatever makes it e times likelier that two sightings are one person - the time between
-them, say - is worth one `decay` of similarity, and whoever wants a stranger to pass e times more rarely asks for one
-`decay` more.
+`p * exp(-(x - u) / decay)`, so whoever wants a stranger to pass e times more rarely asks for one `decay` more, and what
+makes it e times likelier that two sightings are one person, such as the time between them, is worth about as much.
 
 Groups are joined greedily, the best pair first, by the mean similarity of their members (average linkage) and by what
 the times of all members in a row say, as long as that reaches the bar; then single sightings move to another group
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
 NEVER = -1e9
 """Value of joining who cannot be one person."""
+TIME_WEIGHT = 1.4
+"""How many decays a factor of e by times is worth. More than one: likeness errs alike for all pairs of two lookalikes,
+times do not; found on recorded sites."""
 SLACK = 1.0
 """Natural logarithm: what a join may gain besides the two new links of a chain, by links that it breaks."""
 MOVES = 3
@@ -46,7 +48,12 @@ class Evidence:
     apart_NN: NDArray[np.bool_]
     """Whether two nodes cannot be one person, symmetric."""
     decay: float
-    """Similarity that a factor of e is worth."""
+    """Similarity by which the tail of different people falls to one e-th."""
+
+    @property
+    def time_weight(self) -> float:
+        """Similarity that a factor of e by times is worth."""
+        return TIME_WEIGHT * self.decay
 
 
 class Groups:
@@ -63,7 +70,7 @@ class Groups:
         self._link_NN = np.maximum(evidence.transit_NN, evidence.transit_NN.T)
         self._gain_NN = self._link_NN.copy()  # the best link between two groups
         self._apart_NN = evidence.apart_NN.copy()
-        self._value_NN = evidence.similarity_NN + evidence.decay * evidence.transit_NN
+        self._value_NN = evidence.similarity_NN + evidence.time_weight * evidence.transit_NN
         self._value_NN[self._apart_NN | (np.tri(count) > 0)] = NEVER
 
     def join(self, bar: float) -> None:
@@ -89,7 +96,7 @@ class Groups:
         self._gain_NN[:, a] = self._gain_NN[a]
         # Only those that times could still bring over the bar are worth their chains.
         most_N = self._sum_NN[a] / (self._weight_N[a] * self._weight_N)
-        most_N = most_N + self.evidence.decay * (2 * self._gain_NN[a] + SLACK) / sqrt(len(self.members[a]))
+        most_N = most_N + self.evidence.time_weight * (2 * self._gain_NN[a] + SLACK) / sqrt(len(self.members[a]))
         for other in np.flatnonzero((most_N >= bar) & ~self._apart_NN[a]).tolist():
             if other != a and other in self.members:
                 low, high = sorted((a, other))
@@ -99,7 +106,7 @@ class Groups:
         mean = self._sum_NN[a, b] / (self._weight_N[a] * self._weight_N[b])
         chain = self.chain(sorted(self.members[a] + self.members[b])) - self._chains[a] - self._chains[b]
         # One meeting in time against the likeness of many pairs: the more there are, the surer is their mean.
-        return float(mean + self.evidence.decay * chain / sqrt(len(self.members[a]) * len(self.members[b])))
+        return float(mean + self.evidence.time_weight * chain / sqrt(len(self.members[a]) * len(self.members[b])))
 
     def chain(self, nodes: list[int]) -> float:
         """What the times of nodes say if they are one person: each came directly after the one before."""
@@ -120,7 +127,7 @@ class Groups:
         for column, members in enumerate(self.members.values()):
             weight_K = evidence.weight_N[members]
             mean_N = evidence.similarity_NN[:, members] @ weight_K / weight_K.sum()
-            gain_N = evidence.decay * (2 * self._link_NN[:, members].max(axis=1) + SLACK) / sqrt(len(members))
+            gain_N = evidence.time_weight * (2 * self._link_NN[:, members].max(axis=1) + SLACK) / sqrt(len(members))
             near_NG[:, column] = (mean_N + gain_N >= bar) & ~evidence.apart_NN[:, members].any(axis=1)
         return near_NG
 
@@ -152,7 +159,7 @@ class Groups:
         weight_K = evidence.weight_N[group]
         mean = float(evidence.similarity_NN[node, group] @ weight_K / weight_K.sum())
         chain = self.chain(sorted([*group, node])) - self.chain(group)
-        return mean + evidence.decay * chain / sqrt(len(group))
+        return mean + evidence.time_weight * chain / sqrt(len(group))
 
 
 def associate(evidence: Evidence, *, bar: float, lead: float) -> list[list[int]]:

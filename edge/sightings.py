@@ -24,7 +24,7 @@ from reidge.edge.crops import encode_picture
 from reidge.edge.records import SightingRow
 from reidge.edge.ruling import Ruling
 from reidge.edge.transit import Transits
-from reidge.edge.window import HOLD, Window
+from reidge.edge.window import HOLD, MOST_ONCE_SEEN, Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
     from reidge.edge.gallery import Gallery
     from reidge.edge.ruling import Change
+
+ONCE_SEEN = """sighting_id IN (
+    SELECT sighting_id FROM sightings
+    WHERE global_id IS NULL AND embedding IS NOT NULL AND (ended_at < ? OR ended_at > ?)
+    ORDER BY ended_at DESC LIMIT ?)"""
+"""The newest sightings that are undecided and not of the last while."""
 
 Box = tuple[float, float, float, float]
 
@@ -227,9 +233,7 @@ class SightingBook:
         """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
         self.window.taken_apart = taken_apart(self.gallery.store.read(PARTED))
         since = now - self.config.window
-        undecided = self.gallery.store.sightings(
-            "global_id IS NULL AND embedding IS NOT NULL AND (ended_at < ? OR ended_at > ?)", (since, now)
-        )
+        undecided = self.gallery.store.sightings(ONCE_SEEN, (since, now, MOST_ONCE_SEEN))
         for row in undecided:
             self.window.set_aside(Sighting.from_row(row))
         for row in self.gallery.sightings(since=since, until=now):

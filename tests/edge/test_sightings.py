@@ -202,11 +202,11 @@ def test_somebody_seen_once_is_recognised_long_after(gallery: Gallery) -> None:
 
 
 def test_two_who_were_taken_for_one_are_parted_when_more_is_known(gallery: Gallery) -> None:
-    """At 36 degrees the second is like the first, for want of anybody else; then one at 54 degrees is more like it."""
+    """At 33 degrees the second is like the first, for want of anybody else; then one at 60 degrees is more like it."""
     scene = Scene(gallery)
-    first, second = scene.passing("cam1", 0, 0, 5), scene.passing("cam2", 36, 100, 105)
+    first, second = scene.passing("cam1", 0, 0, 5), scene.passing("cam1", 33, 100, 105)
     assert first.global_id == second.global_id == 1
-    third = scene.passing("cam1", 54, 400, 405)
+    third = scene.passing("cam1", 60, 200, 205)
     assert second.global_id == third.global_id == 2
     assert first.global_id == 1
     assert [row.track_id for row in gallery.sightings(global_id=2)] == [second.track_id, third.track_id]
