@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.edge.nearest import Nearest
     from reidge.edge.store import ExemplarBlock
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -48,7 +47,7 @@ class Index:
         self._quality = np.empty(FIRST_ROOM, dtype=np.float32)
         self._enrolled = np.empty(FIRST_ROOM, dtype=np.bool_)
         self._rows: dict[int, list[int]] = {}
-        self._nearest: Nearest | None = None
+        self._nearest: Projected | None = None
         self._choose_at = MANY
 
     def __len__(self) -> int:

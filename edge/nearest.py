@@ -1,19 +1,16 @@
-"""Which exemplars are most like a query: three ways, by how many there are.
+"""Which of very many exemplars are most like a query.
 
-Few are compared one by one. Many are compared in a space of fewer dimensions first, the principal components, and only
-the best of these in full: products of small vectors are what a processor does fastest, and the first components hold
-most of what two embeddings have in common. Very many are put in cells around centroids as well, and only the cells
-nearest to a query are looked through (faiss, where it is installed).
-
-All three only propose rows. Whoever asks compares the proposed ones exactly, so what may be missed is a row that was
-not proposed; the answers themselves have exact numbers.
+All are compared in a space of fewer dimensions, the principal components, and the best of these in full by whoever
+asks: products of small vectors are what a processor does fastest, and the first components hold most of what two
+embeddings have in common. So what may be missed is a row that is not among the best here; the answers themselves have
+exact numbers.
 """
 
 # M = rows, Q = queries, K = proposed, B = blocks of rows, R = rows of a block, D = embedding, P = projected
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,22 +29,6 @@ PROPOSED_SHARE = 500
 """... and at least one in so many: the more there are, the more come between a query and its nearest."""
 BLOCK = 16
 """Rows whose largest similarity is looked at first."""
-
-
-class Nearest(Protocol):
-    """Proposes rows; it is told of every change of the rows."""
-
-    def resize(self, room: int) -> None:
-        """Make room for so many rows."""
-
-    def put(self, start: int, embeddings_MD: NDArray[np.float32]) -> None:
-        """Set rows from `start` on."""
-
-    def replace(self, row: int, last: int) -> None:
-        """Drop a row: the last one takes its place."""
-
-    def propose(self, queries_QD: NDArray[np.float32], rows: int, count: int) -> NDArray[np.intp]:
-        """Of the first `rows` rows, `(Q, K)` of which at least `count` most alike ones are nearly always some."""
 
 
 class Projected:
