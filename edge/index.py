@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from reidge.edge.nearest import PROJECTED, Projected
+from reidge.edge.nearest import PROJECTED, Projected, largest_of_each
 from reidge.edge.records import Exemplar
 
 if TYPE_CHECKING:
@@ -173,11 +173,15 @@ class Index:
             Rows and similarities `(Q, K)`, best first; K is `count`, or fewer where there are not so many.
         """
         if self._nearest is None:
-            return best_of(queries_QD @ self.embeddings_MD.T, count)
-        rows_QM = self._nearest.propose(queries_QD, self._count, count)
-        found_QM = np.stack([self._embeddings[rows] @ query for rows, query in zip(rows_QM, queries_QD, strict=True)])
-        best_QK, found_QK = best_of(found_QM, count)
-        return np.take_along_axis(rows_QM, best_QK, axis=1), found_QK
+            found_MQ = self.embeddings_MD @ queries_QD.T
+            rows_QM = largest_of_each(found_MQ, count)
+            found_QM = found_MQ[rows_QM, np.arange(len(queries_QD))[:, None]]
+        else:
+            rows_QM = self._nearest.propose(queries_QD, self._count, count)
+            pairs = zip(rows_QM, queries_QD, strict=True)
+            found_QM = np.stack([self._embeddings[rows] @ query for rows, query in pairs])
+        best_QK = np.argsort(-found_QM, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(rows_QM, best_QK, axis=1), np.take_along_axis(found_QM, best_QK, axis=1)
 
     def similarities(self, query_D: NDArray[np.float32], global_ids: Sequence[int], nearest: int) -> list[float]:
         """Similarity of a query to identities that have exemplars: the mean over the `nearest` nearest of each."""
@@ -229,18 +233,6 @@ class Index:
         self._enrolled = _grown(self._enrolled, room)
         if self._nearest is not None:
             self._nearest.resize(room)
-
-
-def best_of(found_QM: NDArray[np.float32], count: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The largest numbers of each row, largest first: where they are, and what they are; both `(Q, K)`."""
-    count = min(count, found_QM.shape[1])
-    if count < found_QM.shape[1]:
-        some_QK = np.argpartition(found_QM, -count, axis=1)[:, found_QM.shape[1] - count :]
-    else:
-        some_QK = np.broadcast_to(np.arange(count), found_QM.shape)
-    values_QK = np.take_along_axis(found_QM, some_QK, axis=1)
-    order_QK = np.argsort(-values_QK, axis=1, kind="stable")
-    return np.take_along_axis(some_QK, order_QK, axis=1), np.take_along_axis(values_QK, order_QK, axis=1)
 
 
 def _grown(column: NDArray[Scalar], room: int) -> NDArray[Scalar]:

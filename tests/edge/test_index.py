@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reidge.edge import index as module
-from reidge.edge.index import Index, best_of
+from reidge.edge.index import Index
 from reidge.edge.nearest import Projected
 from reidge.edge.records import Exemplar
 
@@ -103,8 +103,13 @@ def test_similarity_to_an_identity_is_the_mean_over_its_nearest() -> None:
     assert index.similarities(query_D, [], 2) == []
 
 
-def test_the_best_come_first() -> None:
-    rows_QK, values_QK = best_of(np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]], dtype=np.float32), 2)
-    assert rows_QK.tolist() == [[1, 2], [0, 1]]
-    assert values_QK.tolist() == pytest.approx(np.array([[0.9, 0.5], [0.3, 0.2]]))
-    assert best_of(np.empty((2, 0), dtype=np.float32), 5)[0].shape == (2, 0)
+def test_the_best_come_first_for_each_query() -> None:
+    index = Index(2)
+    none = index.search(np.eye(2, dtype=np.float32), 5)
+    assert [found.shape for found in none] == [(2, 0), (2, 0)]
+    for number, angle in enumerate([50, 10, 80], 1):
+        direction_D = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))], dtype=np.float32)
+        index.add(Exemplar(exemplar_id=number, global_id=number, captured_at=0.0, embedding_D=direction_D))
+    rows_QK, found_QK = index.search(np.eye(2, dtype=np.float32), 2)
+    assert rows_QK.tolist() == [[1, 0], [2, 0]]
+    assert found_QK == pytest.approx(np.cos(np.radians([[10, 50], [10, 40]])), abs=1e-6)
