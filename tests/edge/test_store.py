@@ -218,3 +218,16 @@ def test_embeddings_fill_the_file_they_are_in(tmp_path: Path) -> None:
     )
     store.close()
     assert (tmp_path / "gallery.sqlite").stat().st_size < 1.5 * embeddings_MD.nbytes
+
+
+def test_another_process_that_reads_and_leaves_takes_no_journal_along(tmp_path: Path) -> None:
+    # It would, were the locks of this process on the file dropped by opening and closing the file past SQLite.
+    path = tmp_path / "gallery.sqlite"
+    count = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); print(*db.execute(sys.argv[2]).fetchone())"
+    ask = [sys.executable, "-c", f"{count}; db.close()", str(path), "SELECT count(*) FROM identities"]
+    store = open_store(path)
+    store.reopen()
+    for number in (1, 2, 3):
+        store.write([identity(number)])
+        assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == f"{number}\n"
+    store.close()
