@@ -115,6 +115,7 @@ class Groups:
     def move(self, bar: float, lead: float) -> None:
         """Let single nodes go where they are better off by `lead`, or stand alone where they are not wanted."""
         for _ in range(MOVES):
+            self.members = {group: members for group, members in self.members.items() if members}
             homes = {node: group for group, members in self.members.items() for node in members}
             near_NG = self._near(bar)
             if not any([self._move(node, homes, near_NG[node], bar, lead) for node in range(len(homes))]):

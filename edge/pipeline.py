@@ -60,9 +60,13 @@ def open_book(site: Site, gallery: Gallery, encoder: EdgeEncoder) -> SightingBoo
         fixed=site.identity.min_similarity is not None,
         stranger_rate=site.identity.stranger_rate,
     )
-    limits = {way.between: way.seconds for way in site.transit}
     overlapping = {camera.name: camera.overlaps for camera in site.cameras}
-    return SightingBook(site.identity, gallery, overlapping, bars=bars, transits=Transits(limits))
+    return SightingBook(site.identity, gallery, overlapping, bars=bars, transits=Transits(walking_times(site)))
+
+
+def walking_times(site: Site) -> dict[tuple[str, str], tuple[float, float]]:
+    """Least and most seconds between cameras, as far as the site says them."""
+    return {way.between: way.seconds for way in site.transit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,7 @@ class Pipeline:
             view.config = camera
             self._tracks.add(camera.name)
         self.book.overlapping = {camera.name: camera.overlaps for camera in site.cameras}
+        self.book.window.transits.limit(walking_times(site))
 
     def changed_by_hand(self, request: Request, answer: Answer) -> None:
         """Go on from what a user, or the retention, changed in the gallery."""

@@ -206,11 +206,13 @@ class SightingBook:
         due = sighting.embeddings in enough or now - sighting.decided_at >= self.config.decide_every
         if sighting.embeddings < self.config.min_embeddings or not due:
             return []
+        self._begin(sighting)
         sighting.decided_at = now
         return list(self._answer(sighting))
 
     def end(self, sighting: Sighting, now: float) -> list[Change]:
         """Close a track: keep it in the gallery, and decide with all its evidence."""
+        self._begin(sighting)
         del self.live[sighting.camid, sighting.track_id]
         enough = sighting.embeddings >= self.config.min_embeddings_end
         if not enough:
@@ -228,6 +230,12 @@ class SightingBook:
         while global_id in self.merged:
             global_id = self.merged[global_id]
         return global_id
+
+    def _begin(self, sighting: Sighting) -> None:
+        """Go on from before, once it is known when now is: recordings have a time of their own."""
+        if not self._resumed:
+            self._resumed = True
+            self.resume(sighting.started_at)
 
     def resume(self, now: float) -> None:
         """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
@@ -309,9 +317,6 @@ class SightingBook:
 
     def _answer(self, focus: Sighting) -> Iterator[Change]:
         """Decide about a sighting and all others that it may have to do with."""
-        if not self._resumed:
-            self._resumed = True
-            self.resume(focus.started_at)
         live = [s for s in self.live.values() if s.embeddings >= self.config.min_embeddings or s is focus]
         bar = self.bar
         question = self.window.ask(focus, [s for s in live if s is not focus], bar)

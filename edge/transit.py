@@ -69,6 +69,11 @@ class Transits:
         self._candidates = 0.0
         self._evidence_CCB: NDArray[np.float64] | None = None
 
+    def limit(self, limits: Mapping[tuple[str, str], tuple[float, float]]) -> None:
+        """Go on with other walking times."""
+        self.limits = dict(limits)
+        self._evidence_CCB = None
+
     def evidence(self, before: Sequence[Passage], after: Sequence[Passage]) -> NDArray[np.float64]:
         """How much more likely than chance each passage came directly before each other one.
 

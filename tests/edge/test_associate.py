@@ -84,6 +84,12 @@ def test_a_node_moves_to_a_group_that_grew_to_fit_it_better() -> None:
     assert sorted(groups.members.values()) == [[0], [1, 2, 3, 4]]
 
 
+def test_a_group_whose_last_one_leaves_is_gone() -> None:
+    groups = Groups(evidence([[0, 0.9], [0.0] * 2]))
+    groups.move(0.6, 0.0)
+    assert list(groups.members.values()) == [[0, 1]]
+
+
 def test_a_lead_keeps_who_would_be_hardly_better_off() -> None:
     even = evidence([[0, 0.70, 0.1], [0, 0, 0.72], [0, 0, 0]])
     groups = Groups(even)
