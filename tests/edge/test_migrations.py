@@ -90,6 +90,22 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch
         assert gallery.identities() == [1, 2]
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_first_start_that_was_killed_half_way_goes_on(tmp_path: Path, steps: int) -> None:
+    path = tmp_path / "gallery.sqlite"
+    db = sqlite3.connect(path)
+    db.execute(migrations.META)
+    db.execute("INSERT INTO meta VALUES ('encoder', ?), ('embedding_dim', '2')", (ENCODER,))
+    for statement in migrations.STEPS[0] * steps:
+        db.execute(statement)
+    if steps:
+        db.execute("INSERT INTO meta VALUES ('schema', '1')")
+    db.commit()
+    db.close()
+    with open_gallery(path) as gallery:
+        assert gallery.enrol(np.array([1, 0], dtype=np.float32), captured_at=1.0) == 1
+
+
 def test_old_and_new_files_come_to_the_same_schema(tmp_path: Path) -> None:
     write_first(tmp_path / "old.sqlite")
     schemas = []
