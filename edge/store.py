@@ -180,8 +180,8 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         if not self._in_memory and not self._shared:
-            # Only a file that is not there: to open and close one that SQLite has open would drop the locks of the whole
-            # process on it, and whoever closes it next would take the journal for nobody's and delete it.
+            # Only a file that is not there: to open and close one that SQLite has open would drop the locks of this
+            # whole process on it, and whoever closes it next would take the journal for nobody's and delete it.
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
                 os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:

@@ -15,6 +15,7 @@ from reidge.edge import cipher
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
 from reidge.edge.retention import DAY
+from tests.servers.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -356,6 +357,49 @@ def test_what_cannot_be_done_is_one_line(
         (2, "ends with each run", "list", site, "--set", "storage.gallery=:memory:"),
     ):
         assert words in refused(capsys, status, *arguments)
+
+
+def test_a_site_that_runs_is_asked_and_nobody_waits_for_it_to_end(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], pictures: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    settings = {
+        "bundle": str(tiny_bundle),
+        "cameras": [
+            {"name": "cam1", "source": str(walks["cam1"]), "pace": "realtime", "since": 2},
+            {"name": "away", "source": "rtsp://127.0.0.1:1/never"},  # the site goes on when the recording ends
+        ],
+        "encoder": {"backend": "onnxruntime", "threads": 1},
+        "identity": {"min_similarity": 0.8, "min_sightings": 1},
+        "storage": {"gallery": "state/gallery.sqlite", "crops": True},
+    }
+    with Running(tmp_path / "live", settings) as running:
+        site, state = running.folder / "site.yaml", running.folder / "state"
+
+        def asked(action: str, *arguments: object) -> dict[str, Any]:
+            capsys.readouterr()
+            assert main(["gallery", action, str(site), *map(str, arguments), "--json"]) == 0, capsys.readouterr().err
+            found: dict[str, Any] = json.loads(capsys.readouterr().out)
+            return found
+
+        running.wait_for(lambda: running.events("identity.created"), "somebody")
+        seen = running.events("identity.created")[0]["global_id"]
+        assert asked("stats")["running"]
+        assert seen in {one["global_id"] for one in asked("list")["identities"]}
+        enrolled = asked("enrol", pictures["bob"], "--name", "Bob Dylan")["global_id"]
+        assert asked("search", pictures["bob"])["found"][0]["name"] == "Bob Dylan"
+        assert b"Dylan" in content(state)
+        assert asked("erase", enrolled)["erased"] == [enrolled]
+        assert b"Dylan" not in content(state)
+        running.wait_for(lambda: running.events("identity.erased"), "news of the erasure")
+        assert "Stop it" in refused(capsys, 1, "reembed", site)
+        running.stop()
+    with sqlite3.connect(state / "gallery.sqlite") as db:
+        pictures_kept = db.execute("SELECT image FROM crops JOIN sightings USING (sighting_id)").fetchall()
+    db.close()
+    assert pictures_kept
+    assert all(image.startswith(b"\xff\xd8") for (image,) in pictures_kept)
+    assert {event["global_id"] for event in running.events("identity.erased")} == {enrolled}
 
 
 @pytest.mark.parametrize("action", ACTIONS)

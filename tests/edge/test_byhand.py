@@ -49,6 +49,7 @@ class Running:
 
     def start(self) -> None:
         """Decide from the beginning, as after a restart."""
+        assert self.gallery.flush(10.0)
         config = EvidenceConfig(min_embeddings=2, min_embeddings_new=2, min_embeddings_end=1, min_sightings=1)
         self.book = SightingBook(config, self.gallery)
 
