@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WRITE_SECONDS = 2.0
 """For the file to become like the gallery, where somebody waits for it."""
-SETTLE_SECONDS = 0.05
+SETTLE_SECONDS = 0.02
 """The same between two moments of the loop, as long as the disk keeps up."""
 
 

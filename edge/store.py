@@ -42,14 +42,14 @@ SEALED = (
 COUNTED = ("identities", "exemplars", "sightings")
 UNFIT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 """What says that a change will never fit, however often it is tried."""
-
-log = logging.getLogger(__name__)
 PAGE_SIZE = 8192
 """Bytes. Three embeddings of 512 numbers fit; SQLite's usual 4096 hold one, and half of the file would be empty."""
 BUSY_SECONDS = 10.0
 """For another process to let go of the file."""
 JOURNAL_SECONDS = 2.0
 """For those who read to come to an end, so that the journal can be emptied."""
+
+log = logging.getLogger(__name__)
 
 
 class GalleryInUse(ReidgeError):
