@@ -25,7 +25,7 @@ from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from publish import RESULTS, markdown_table, provenance, put_between_markers, ran_on, write_result
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from reidge.edge.bundle import ThresholdReport
     from reidge.train.recipe import Recipe
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
 RESULT = RESULTS / "identity.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "identity.md"
 FALSE_MATCH_RATE = 0.003
@@ -61,7 +64,7 @@ CROPS_EACH = 8
 """Of a tracklet of the day before."""
 RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60"))
 STAGES = ("train", "record", "score")
-SWEEP = np.round(np.arange(-0.20, 0.201, 0.05), 2)
+SWEEP = np.array([-0.20, -0.12, -0.06, -0.03, 0.0, 0.03, 0.06, 0.12])
 """Added to the calibrated threshold to find the one that the truth would choose."""
 GREEDY = np.round(np.arange(0.3, 0.96, 0.025), 3)
 """Thresholds tried for the plain baseline."""
@@ -151,27 +154,24 @@ def _record_camera(spec: SiteSpec, bundle_folder: Path, parts: Path, motion: boo
     recording.save(target)
 
 
-def _side_by_side(task: Callable[[int], None], numbers: Sequence[int], jobs: int) -> None:
+def _side_by_side(task: Callable[[Item], Answer], items: Sequence[Item], jobs: int) -> list[Answer]:
     if jobs == 1:
-        for number in numbers:
-            task(number)
-        return
+        return [task(item) for item in items]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(task, numbers))
+        return list(pool.map(task, items))
 
 
-def score_site(recording: Recording, bundle: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything that is said about a site."""
+def score_site(path: Path, bundle: Path, settings: Sequence[str] = (), *, jobs: int = 1) -> dict[str, Any]:
+    """Everything that is said about a recorded site."""
+    recording = Recording.load(path)
     report = Bundle.load(bundle).manifest.threshold[recording.facts.precision]  # type: ignore[index]  # as recorded
     assert report.min_similarity is not None
     began = time.monotonic()
     replayed = replay(recording, replay_site(recording, bundle, settings))
     seconds = time.monotonic() - began
-    sweep = {}
-    for least in report.min_similarity + SWEEP:
-        chosen = f"identity.min_similarity={min(max(float(least), 0.0), 1.0):.4f}"
-        site = replay_site(recording, bundle, [*settings, chosen])
-        sweep[f"{least:.4f}"] = replay(recording, site).score.idf1
+    tried = [round(min(max(float(least), 0.0), 1.0), 4) for least in report.min_similarity + SWEEP]
+    found = _side_by_side(partial(_idf1_at, path, bundle, tuple(settings)), tried, jobs)
+    sweep = {f"{least:.4f}": idf1 for least, idf1 in zip(tried, found, strict=True)}
     people = recording.people()
     greedy = {f"{least:.3f}": recording.score(greedy_identities(recording, float(least))).idf1 for least in GREEDY}
     return {
@@ -194,6 +194,13 @@ def score_site(recording: Recording, bundle: Path, settings: Sequence[str] = ())
         "greedy_tuned": max(greedy.values()),
         "greedy": greedy,
     }
+
+
+def _idf1_at(path: Path, bundle: Path, settings: Sequence[str], min_similarity: float) -> float:
+    """IDF1 of a replay with a threshold by hand."""
+    recording = Recording.load(path)
+    site = replay_site(recording, bundle, [*settings, f"identity.min_similarity={min_similarity}"])
+    return replay(recording, site).score.idf1
 
 
 def greedy_identities(recording: Recording, min_similarity: float) -> dict[TrackKey, int]:
@@ -299,13 +306,12 @@ def open_set(recording: Recording, bundle: Path, settings: Sequence[str] = ()) -
 def compare_tracks(recording: Recording, report: ThresholdReport) -> dict[str, float]:
     """Shares of pairs of tracks that reach the calibrated threshold."""
     people = recording.people()
-    keys = [key for key in recording.means() if key in people]
-    means_TD = np.stack([recording.means()[key] for key in keys]) if keys else np.empty((0, 1), dtype=np.float32)
+    means = recording.means()
+    keys = [key for key in means if key in people]
+    means_TD = np.stack([means[key] for key in keys])
     pids_T = np.array([people[key] for key in keys])
     first, second = np.triu_indices(len(keys), k=1)
-    similarities_P = np.einsum("pd,pd->p", means_TD[first], means_TD[second]) if len(keys) < 2000 else None
-    if similarities_P is None:
-        similarities_P = (means_TD @ means_TD.T)[first, second]
+    similarities_P = (means_TD @ means_TD.T)[first, second]
     same_P = pids_T[first] == pids_T[second]
     assert report.min_similarity is not None
     different_P = similarities_P[~same_P]
@@ -344,7 +350,7 @@ def run_all(
                 record_site(spec, bundle, path, jobs=jobs, motion=motion)
                 print(f"{variant}: recorded after {time.monotonic() - began:.0f} s", file=sys.stderr)
             if "score" in stages:
-                found = score_site(Recording.load(path), bundle)
+                found = score_site(path, bundle, jobs=jobs)
                 result["sites"][variant] = spec.model_dump() | found
                 print(f"{variant}: {json.dumps(found['score'])}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     return result | {"seconds": time.monotonic() - began}

@@ -40,13 +40,13 @@ class Tail:
         if self.decay is None:
             return self.start
         raised = self.start**self.power + self.decay * float(np.log(self.share / rate))
-        return raised if self.power == 1 else max(raised, 0.0) ** (1 / self.power)
+        return raised if self.power == 1 else float(max(raised, 0.0) ** (1 / self.power))
 
     def slope(self, rate: float) -> float | None:
         """By how much more similar pairs are 1/e as many, about the similarity that `rate` of them reach."""
         if self.decay is None or self.power == 1:
             return self.decay
-        return self.decay / (self.power * max(self.similarity(rate), 1e-3) ** (self.power - 1))
+        return self.decay / (self.power * float(max(self.similarity(rate), 1e-3) ** (self.power - 1)))
 
 
 def least_above(similarities_P: NDArray[np.float64], rate: float) -> float:

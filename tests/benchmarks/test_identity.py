@@ -37,17 +37,18 @@ def bundle(make_tiny_bundle: Callable[[Path], Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def recording(
-    identity: ModuleType,
-    recorded: ModuleType,
-    sites: ModuleType,
-    bundle: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Any:
+def recording_path(
+    identity: ModuleType, sites: ModuleType, bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The tiny site: two cameras, two residents and two strangers."""
     path = tmp_path_factory.mktemp("identity") / "tiny.npz"
     identity.record_site(sites.TINY, bundle, path, jobs=1)
-    return recorded.Recording.load(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(recorded: ModuleType, recording_path: Path) -> Any:
+    return recorded.Recording.load(recording_path)
 
 
 def test_a_recording_holds_what_the_cameras_saw(recording: Any) -> None:
@@ -89,8 +90,8 @@ def test_a_recording_of_another_encoder_is_refused(recording: Any, recorded: Mod
         recorded.replay(other, recorded.replay_site(other, bundle))
 
 
-def test_a_site_gets_every_figure_and_a_table(recording: Any, identity: ModuleType, bundle: Path) -> None:
-    found = identity.score_site(recording, bundle)
+def test_a_site_gets_every_figure_and_a_table(recording_path: Path, identity: ModuleType, bundle: Path) -> None:
+    found = identity.score_site(recording_path, bundle)
     assert 0 < found["score"]["idf1"] <= found["oracle"]["idf1"] <= 1
     assert found["tuned"]["idf1"] >= found["score"]["idf1"]
     assert found["people"] == 4
