@@ -93,11 +93,12 @@ def do_search(args: argparse.Namespace) -> Said:
     with _looking(site, args) as (sight, portraits):
         with _gallery(site, sight) as gallery:
             found = _nearest(gallery, portraits, args.limit)
-            surely = [c.global_id for c in found if c.similarity >= sight.min_similarity]
+            surely = [c.global_id for c in found if sight.are_same(c, people=len(gallery))]
+            least = sight.bars.at(len(gallery))
             note(gallery.store, "search", subject=surely, pictures=len(portraits))
         figures = {
             "pictures": _described(portraits),
-            "min_similarity": sight.min_similarity,
+            "min_similarity": least,
             "found": [asdict(c) | {"match": c.global_id in surely} for c in found],
         }
         rows = [(c.global_id, c.name, f"{c.similarity:.3f}", "yes" if c.global_id in surely else "no") for c in found]
@@ -114,7 +115,8 @@ def do_enrol(args: argparse.Namespace) -> Said:
         alike: list[Candidate] = []
         if site.path.exists():  # which also sees to it that the encoders are the same
             with _gallery(site, sight) as gallery:
-                alike = [c for c in _nearest(gallery, portraits, 3) if c.similarity >= sight.min_similarity]
+                near = _nearest(gallery, portraits, 3)
+                alike = [candidate for candidate in near if sight.are_same(candidate, people=len(gallery))]
     shots = tuple(
         Shot.of(one.embedding_D, quality=one.quality, crop=one.jpeg() if site.storage.crops else None)
         for one in portraits
@@ -336,7 +338,7 @@ def _gallery(site: GallerySite, sight: Sight) -> Iterator[Gallery]:
     """Open the gallery to look for somebody."""
     from reidge.edge.access import searching
 
-    with searching(site, sight.encoder.bundle, min_similarity=sight.min_similarity) as gallery:
+    with searching(site, sight.encoder.bundle, min_similarity=sight.bars.min_similarity) as gallery:
         yield gallery
 
 

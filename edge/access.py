@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from reidge.edge import audit
 from reidge.edge.backends import open_encoder
+from reidge.edge.bars import bars_of
 from reidge.edge.bundle import ONNX_NAMES, Bundle, read_manifest
 from reidge.edge.detectors import DetectorConfig, open_detector
 from reidge.edge.detectors.motion import MotionConfig
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from reidge.edge.backends import EdgeEncoder
+    from reidge.edge.bars import Bars
     from reidge.edge.detectors import Detector
+    from reidge.edge.gallery import Candidate
     from reidge.edge.portraits import Portrait
     from reidge.edge.requests import Answer, Request
 
@@ -196,8 +199,13 @@ class Sight:
     encoder: EdgeEncoder
     detector: Detector | None
     quality: QualityConfig
-    min_similarity: float
-    """Least similarity of two looks of one person."""
+    bars: Bars
+    """Least similarities of one person."""
+
+    def are_same(self, candidate: Candidate, *, people: int) -> bool:
+        """Whether somebody out of so many people would be recognised by a similarity, as by a site that runs."""
+        lead = self.bars.enrolled_lead if candidate.enrolled else 0.0
+        return candidate.similarity + lead >= self.bars.at(people)
 
     def look(self, paths: Sequence[Path]) -> list[Portrait]:
         """Read and embed pictures of one person.
@@ -209,7 +217,7 @@ class Sight:
             paths,
             encoder=self.encoder,
             quality=self.quality,
-            min_similarity=self.min_similarity,
+            min_similarity=self.bars.min_similarity,
             detector=self.detector,
         )
 
@@ -231,12 +239,13 @@ def seeing(site: GallerySite, *, whole: bool) -> Iterator[Sight]:
             open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
         )
         detector = stack.enter_context(open_detector(site.detector)) if whole else None
-        yield Sight(
-            encoder=encoder,
-            detector=detector,
-            quality=site.quality,
+        bars = bars_of(
+            bundle.manifest.threshold.get(encoder.precision),
             min_similarity=least_similarity(site.identity, bundle.manifest, encoder.precision, path=bundle.path),
+            fixed=site.identity.min_similarity is not None,
+            stranger_rate=site.identity.stranger_rate,
         )
+        yield Sight(encoder=encoder, detector=detector, quality=site.quality, bars=bars)
 
 
 def change(site: GallerySite, request: Request) -> Answer:
