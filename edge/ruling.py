@@ -138,6 +138,7 @@ class Ruling:
             ids = [s.sighting_id for s in leaving if s.sighting_id]
             if ids:
                 made = self.gallery.split(source, ids)
+                self.book.window.changed()
                 for sighting in leaving:
                     sighting.global_id = made if sighting.sighting_id else source
                 yield Change(kind="split", global_id=made, split_from=source, sighting=self.focus)
@@ -167,6 +168,7 @@ class Ruling:
         """Give a sighting another answer."""
         sighting.global_id, sighting.similarity = global_id, None if global_id is None else similarity
         if sighting.sighting_id:
+            self.book.window.changed()
             self.gallery.assign(sighting.sighting_id, global_id, sighting.similarity)
             if global_id is None:
                 sighting.exemplar = False

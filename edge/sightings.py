@@ -264,6 +264,7 @@ class SightingBook:
 
     def part(self, made: int, before: int, *, sighting_ids: Collection[int]) -> None:
         """Take in that a user made some sightings of an identity another one, which they stay."""
+        self.window.changed()
         self.merged.pop(made, None)
         self.window.taken_apart.add(frozenset((made, before)))
         for sighting in self.window.ended:
@@ -272,6 +273,7 @@ class SightingBook:
 
     def adopt(self, *, kept: int, absorbed: int) -> None:
         """Take in that two identities were merged."""
+        self.window.changed()
         self.merged[absorbed] = kept
         for sighting in self._everyone():
             if sighting.global_id == absorbed:

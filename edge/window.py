@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reidge.edge.associate import Evidence
+from reidge.edge.associate import TIME_WEIGHT, Evidence
+from reidge.edge.errors import ReidgeError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,6 +34,9 @@ MOST_IDENTITIES = 8
 """Identities from longer ago that are looked at for each sighting."""
 CLOCK_SET_BACK = 60.0
 """Seconds by which tracks may end out of order before it is taken for a clock that was set back."""
+PASSINGS = "SELECT camid, started_at, ended_at FROM sightings WHERE global_id = ? ORDER BY ended_at DESC LIMIT 300"
+NEAR = 1.0
+"""Decays of similarity below the bar down to which a sighting may have to do with another."""
 HOLD = 0.5
 """Decays of similarity by which a new answer must be better than the one that stands."""
 
@@ -58,6 +63,14 @@ class Question:
     evidence: Evidence
 
 
+class Passing(NamedTuple):
+    """When and where somebody was."""
+
+    camid: str
+    started_at: float
+    last_seen: float
+
+
 class Window:
     """What was seen of late, and what it may have to do with each other."""
 
@@ -73,8 +86,9 @@ class Window:
         self.taken_apart: set[frozenset[int]] = set()
         """Pairs of identities that a user took apart; they stay two."""
         self._once_seen_OD: NDArray[np.float32] | None = None
+        self._excluded: dict[tuple[int, int], bool] = {}
 
-    def apart(self, some: Sequence[Sighting], others: Sequence[Sighting]) -> NDArray[np.bool_]:
+    def apart(self, some: Sequence[Sighting | Passing], others: Sequence[Sighting | Passing]) -> NDArray[np.bool_]:
         """Tell who must be different people: in view at once where one person cannot be twice, `(len, len)`."""
         (start_P, end_P), (start_Q, end_Q) = _spans(some), _spans(others)
         together_PQ = (start_P[:, None] < end_Q[None]) & (start_Q[None] < end_P[:, None])
@@ -152,21 +166,21 @@ class Window:
         bar: float,
     ) -> list[int]:
         """Follow likeness from one sighting, the nearest first; returns the rows in order of time."""
-        least = bar - 2 * self.bars.decay
+        least = bar - NEAR * self.bars.decay
         identities_W = np.array([-1 if s.global_id is None else s.global_id for s in pool])
-        gain_WW = self.bars.decay * np.maximum(transit_WW, transit_WW.T)
-        reached, edge = {start}, [start]
+        gain_WW = TIME_WEIGHT * self.bars.decay * np.maximum(transit_WW, transit_WW.T)
+        own = [start] if identities_W[start] < 0 else np.flatnonzero(identities_W == identities_W[start]).tolist()
+        reached, edge = set(own), list(own)
         while edge and len(reached) < MOST_TOGETHER:
             row = edge.pop(0)
             value_W = means_WD @ means_WD[row] + gain_WW[row]
-            if identities_W[row] >= 0:
-                value_W[identities_W == identities_W[row]] = np.inf
-            for other in np.argsort(-value_W):
-                if value_W[other] < least or len(reached) >= MOST_TOGETHER:
-                    break
-                if int(other) not in reached:
-                    reached.add(int(other))
-                    edge.append(int(other))
+            near = np.flatnonzero(value_W >= least)
+            for other in near[np.argsort(-value_W[near])].tolist():
+                if other not in reached and len(reached) < MOST_TOGETHER:
+                    # An identity is asked about as a whole: part of it could be where the rest cannot.
+                    whole = [other] if identities_W[other] < 0 else np.flatnonzero(identities_W == identities_W[other])
+                    edge += [int(member) for member in whole if member not in reached]
+                    reached.update(int(member) for member in whole)
         return sorted(reached)
 
     def _once_seen_like(self, means_ND: NDArray[np.float32], bar: float) -> list[Sighting]:
@@ -177,15 +191,15 @@ class Window:
         if self._once_seen_OD is None:
             self._once_seen_OD = np.stack([sighting.mean_D for sighting in everyone])
         nearest_O = (self._once_seen_OD @ means_ND.T).max(axis=1)
-        return [everyone[row] for row in np.flatnonzero(nearest_O >= bar - 2 * self.bars.decay)]
+        return [everyone[row] for row in np.flatnonzero(nearest_O >= bar - NEAR * self.bars.decay)]
 
     def _anchors(self, sightings: Sequence[Sighting], bar: float) -> list[Anchor]:
-        """The identities that sightings are like or are, by what was remembered before the window."""
-        least = bar - 2 * self.bars.decay
+        """The identities that sightings are like or are, by what is remembered besides these sightings."""
+        least = bar - NEAR * self.bars.decay
         ids = {sighting.global_id for sighting in sightings if sighting.global_id is not None}
         for sighting in sightings:
             ids.update(self._candidates(sighting, least))
-        present = {sighting.sighting_id for sighting in self.ended}
+        present = {sighting.sighting_id for sighting in sightings if sighting.sighting_id}
         anchors = []
         for global_id in sorted(ids):
             old = [
@@ -249,6 +263,25 @@ class Window:
         found_KN = np.sort(anchor.embeddings_KD @ means_ND.T, axis=0)[-self.gallery.config.nearest :]
         return np.asarray(found_KN.mean(axis=0), dtype=np.float64)
 
+    def _excluded_before(self, one: Anchor, other: Anchor) -> bool:
+        """Tell whether two identities were ever in view at once where one person cannot be twice.
+
+        The file is asked, where they are like enough for that to matter; of each the latest few hundred sightings.
+        """
+        if float((one.embeddings_KD @ other.embeddings_KD.T).mean()) < self.bars.min_similarity:
+            return False
+        pair = (one.global_id, other.global_id)
+        if pair not in self._excluded:
+            met: list[list[Passing]] = [[], []]
+            with suppress(ReidgeError):  # whoever writes to the file tells of its trouble
+                met = [[Passing(*row) for row in self.gallery.store.read(PASSINGS, (one_id,))] for one_id in pair]
+            self._excluded[pair] = bool(met[0] and met[1] and self.apart(met[0], met[1]).any())
+        return self._excluded[pair]
+
+    def changed(self) -> None:
+        """Take in that sightings went from one identity to another."""
+        self._excluded.clear()
+
     def _apart_nodes(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor]) -> NDArray[np.bool_]:
         """Which nodes cannot be one person."""
         first = len(anchors)
@@ -256,8 +289,15 @@ class Window:
         impossible_NN = self.transits.impossible(sightings, sightings)
         apart_NN[first:, first:] = impossible_NN | impossible_NN.T
         apart_NN[first:, first:] |= self.apart(sightings, sightings)
-        enrolled_A = np.array([anchor.enrolled for anchor in anchors], dtype=bool)
-        apart_NN[:first, :first] = np.outer(enrolled_A, enrolled_A)  # two whom the user enrolled are two
+        asked = set(map(id, sightings))
+        for row, anchor in enumerate(anchors):
+            elsewhere = [s for s in self.ended if s.global_id == anchor.global_id and id(s) not in asked]
+            if elsewhere:
+                apart_NN[row, first:] |= self.apart(elsewhere, sightings).any(axis=0)
+                apart_NN[first:, row] = apart_NN[row, first:]
+            for other in range(row):
+                two = (anchors[other].enrolled and anchor.enrolled) or self._excluded_before(anchors[other], anchor)
+                apart_NN[row, other] = apart_NN[other, row] = two
         ids = [*(anchor.global_id for anchor in anchors), *(sighting.global_id for sighting in sightings)]
         for one, other in map(sorted, self.taken_apart):
             rows, columns = ([i for i, global_id in enumerate(ids) if global_id == which] for which in (one, other))
@@ -266,6 +306,6 @@ class Window:
         return apart_NN
 
 
-def _spans(sightings: Sequence[Sighting]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _spans(sightings: Sequence[Sighting | Passing]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """When sightings began and ended."""
     return np.array([s.started_at for s in sightings]), np.array([s.last_seen for s in sightings])

@@ -245,3 +245,32 @@ def test_among_two_who_are_alike_the_margin_leaves_it_open(gallery: Gallery) -> 
     between = scene.passing("cam2", 19, 10, 15)  # 0.946 to one, 0.934 to the other
     assert between.global_id is None
     assert scene.passing("cam2", 2, 20, 25).global_id == one.global_id
+
+
+def test_two_who_were_once_seen_together_are_two_for_good(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    one, other = scene.begin("cam1", 0.0), scene.begin("cam2", 0.0)
+    for now in (0.1, 0.2, 0.3):
+        scene.see(one, 0, now)
+        scene.see(other, 12, now)
+    scene.end(one)
+    scene.end(other)
+    assert gallery.identities() == [1, 2]
+    scene.passing("cam1", 180, 5000, 5005)  # meanwhile both have left the window
+    assert one not in scene.book.window.ended
+    assert scene.passing("cam1", 6, 5100, 5105).global_id in (1, 2)
+    assert gallery.identities() == [1, 2, 3]
+
+
+def test_part_of_an_identity_is_not_where_the_rest_of_it_is(gallery: Gallery) -> None:
+    """Of three sightings of one person the middle one is unlike the newcomer, but in view at the same time."""
+    scene = Scene(gallery)
+    scene.passing("cam1", 0, 0, 5)
+    middle = scene.begin("cam2", 100.0)
+    for now in (100.1, 100.2, 100.3):
+        scene.see(middle, 30, now)
+    assert middle.global_id == 1
+    newcomer = scene.begin("cam3", 100.0)
+    for now in (100.3, 100.4, 100.5):
+        scene.see(newcomer, -30, now)
+    assert newcomer.global_id != 1
