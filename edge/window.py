@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from reidge.edge.bars import Bars
     from reidge.edge.gallery import Gallery
+    from reidge.edge.records import Exemplar
     from reidge.edge.sightings import Sighting
     from reidge.edge.transit import Transits
 
@@ -202,16 +203,18 @@ class Window:
         present = {sighting.sighting_id for sighting in sightings if sighting.sighting_id}
         anchors = []
         for global_id in sorted(ids):
-            old = [
-                exemplar
-                for exemplar in self.gallery.exemplars(global_id)
-                if exemplar.sighting_id not in present and (global_id, exemplar.captured_at) not in self.provisional
-            ]
+            old = [e for e in self.gallery.exemplars(global_id) if not self._is_among(e, present)]
             if old:
                 embeddings_KD = np.stack([exemplar.embedding_D for exemplar in old])
                 enrolled = any(exemplar.enrolled for exemplar in old)
                 anchors.append(Anchor(global_id=global_id, enrolled=enrolled, embeddings_KD=embeddings_KD))
         return anchors
+
+    def _is_among(self, exemplar: Exemplar, sighting_ids: Collection[int]) -> bool:
+        """Tell whether an exemplar is of one of some sightings, or of a track that was not over yet."""
+        if exemplar.sighting_id is None:
+            return (exemplar.global_id, exemplar.captured_at) in self.provisional
+        return exemplar.sighting_id in sighting_ids
 
     def _candidates(self, sighting: Sighting, least: float) -> list[int]:
         """Identities a sighting is like; searched for anew when much more is known of it."""
