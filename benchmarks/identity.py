@@ -47,7 +47,6 @@ from reidge.edge.site import Site
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
     from recorded import TrackKey
 
     from reidge.edge.bundle import ThresholdReport
@@ -206,18 +205,17 @@ def _idf1_at(path: Path, bundle: Path, settings: Sequence[str], min_similarity: 
 def greedy_identities(recording: Recording, min_similarity: float) -> dict[TrackKey, int]:
     """The plain baseline: each track that ends takes the identity whose mean is nearest, or becomes a new one."""
     means = recording.means()
-    sums_D: list[NDArray[np.float32]] = []
+    ended = [key for key in map(recording.key, recording.ended_E) if key in means]
+    sums_TD = np.zeros((len(ended), len(recording.embeddings_PD[0])), dtype=np.float32)
     identities: dict[TrackKey, int] = {}
-    for row in recording.ended_E:
-        key = recording.key(row)
-        if key not in means:
-            continue
-        similarities = [float(means[key] @ sum_D) / float(np.linalg.norm(sum_D)) for sum_D in sums_D]
-        best = int(np.argmax(similarities)) if similarities else -1
+    known = 0
+    for key in ended:
+        lengths = np.linalg.norm(sums_TD[:known], axis=1)
+        similarities = sums_TD[:known] @ means[key] / lengths
+        best = int(np.argmax(similarities)) if known else -1
         if best < 0 or similarities[best] < min_similarity:
-            best = len(sums_D)
-            sums_D.append(np.zeros_like(means[key]))
-        sums_D[best] = sums_D[best] + means[key]
+            best, known = known, known + 1
+        sums_TD[best] += means[key]
         identities[key] = best
     return identities
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from reidge.edge.crops import read_crop_folder
 from reidge.edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,18 @@ def recording_path(
 @pytest.fixture(scope="module")
 def recording(recorded: ModuleType, recording_path: Path) -> Any:
     return recorded.Recording.load(recording_path)
+
+
+def test_the_day_before_is_one_crop_folder_of_all_cameras(
+    identity: ModuleType, sites: ModuleType, tmp_path: Path
+) -> None:
+    identity.harvest_day(sites.TINY, tmp_path / "crops", jobs=1)
+    records = read_crop_folder(tmp_path / "crops").records
+    assert {record.camid for record in records} == {"cam1", "cam2"}
+    assert all((tmp_path / "crops" / record.path).is_file() for record in records)
+    written = (tmp_path / "crops" / "crops.csv").read_bytes()
+    identity.harvest_day(sites.TINY, tmp_path / "crops", jobs=1)  # is there already
+    assert (tmp_path / "crops" / "crops.csv").read_bytes() == written
 
 
 def test_a_recording_holds_what_the_cameras_saw(recording: Any) -> None:
