@@ -39,7 +39,7 @@ WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 10, 30
 SCENES = 4
 PARTS = ("decode", "loop", "networks", "output")
 """Whose threads take processor time: of cameras; the main one; of the runtimes and the rest; of outputs and gallery."""
-PART_OF = {"camera": "decode", "output": "output", "gallery": "output"}
+PART_OF = {"camera": "decode", "output": "output", "gallery": "output", "desk": "output"}
 """By the first word of a thread's name."""
 APART = 30
 """Seconds of the hall between the beginnings of two scenes."""

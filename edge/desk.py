@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.postbox import ANSWER_SECONDS, Letter, Postbox
 from reidge.edge.requests import Answer, Request, read_request, retain_now
+from reidge.edge.retention import NEWEST, Calendar
 from reidge.edge.threadname import name_thread
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Desk(threading.Thread):
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._unscrubbed = False
+        self._newest: float | None = gallery.store.read(NEWEST)[0][0]
 
     def __enter__(self) -> Desk:
         self.start()
@@ -104,13 +106,15 @@ class Desk(threading.Thread):
         """Look into the file until closed."""
         name_thread()
         retain_at = time.monotonic() + RETAIN_FIRST
+        calendar = Calendar(self._newest)
         while not self._closing.wait(LOOK_EVERY):
             try:
                 with Postbox(self._gallery.store) as postbox:
                     while not self._closing.wait(LOOK_EVERY):
                         for letter in postbox.take():
                             postbox.answer(letter, self._work_on(letter))
-                        if self._ages and time.monotonic() >= retain_at:
+                        believed = calendar.believes(time.time(), time.monotonic())
+                        if self._ages and believed and time.monotonic() >= retain_at:
                             retain_at = time.monotonic() + RETAIN_EVERY
                             self._retain()
                         if self._unscrubbed:

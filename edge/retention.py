@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from reidge.edge.gallery import Gallery
 
 DAY = 86_400.0
+PROBATION = 3600.0
+"""Seconds over which a clock that looks wrong must go on saying so."""
+NEWEST = "SELECT max(last_seen) FROM identities"
 AUTOMATIC = "NOT EXISTS (SELECT 1 FROM exemplars WHERE exemplars.global_id = identities.global_id AND enrolled)"
 OLD_PEOPLE = (
     f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND {AUTOMATIC} ORDER BY last_seen LIMIT ?"
@@ -21,6 +24,36 @@ OLD_ENROLLED = (
     f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND NOT {AUTOMATIC} ORDER BY last_seen LIMIT ?"
 )
 OLD_SIGHTINGS = "SELECT sighting_id, ended_at FROM sightings WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
+
+
+class Calendar:
+    """Tells whether the clock of this machine can be believed about ages.
+
+    One that says a wrong year would have everybody forgotten. So a clock that jumps ahead by more than a day, or by
+    which nobody at all was seen for a day, is believed when it has said so for an hour.
+    """
+
+    def __init__(self, newest: float | None) -> None:
+        self._newest = newest
+        """When anybody was last seen, before this process."""
+        self._offset: float | None = None
+        self._doubted_at: float | None = None
+
+    def believes(self, now: float, uptime: float) -> bool:
+        """Look at the clock; to be called more often than it is asked for ages.
+
+        Args:
+            now: Seconds since the epoch, UTC.
+            uptime: Seconds on a clock that nobody sets.
+        """
+        offset = now - uptime
+        jump = now - (now if self._newest is None else self._newest) if self._offset is None else offset - self._offset
+        self._offset = offset
+        if jump > DAY:
+            self._doubted_at = uptime
+        elif jump < -DAY:
+            self._doubted_at = None
+        return self._doubted_at is None or uptime - self._doubted_at > PROBATION
 
 
 class RetentionConfig(BaseModel, frozen=True, extra="forbid"):

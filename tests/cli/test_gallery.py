@@ -86,6 +86,13 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *arguments: object)
     return line
 
 
+def stored(state: Path, sql: str) -> list[Any]:
+    with sqlite3.connect(state / "gallery.sqlite") as db:
+        rows = db.execute(sql).fetchall()
+    db.close()
+    return rows
+
+
 def content(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
@@ -249,9 +256,7 @@ def test_a_gallery_is_encrypted_and_back_and_with_another_secret(
     monkeypatch.setattr(cipher, "SCRYPT_N", 16)
     ask("enrol", pictures["anna1"])
     state = site.parent / "state"
-    with sqlite3.connect(state / "gallery.sqlite") as db:
-        (plain,) = db.execute("SELECT embedding FROM exemplars").fetchone()
-    db.close()
+    (plain,) = stored(state, "SELECT embedding FROM exemplars")[0]
     parts = [plain[i : i + 16] for i in range(0, len(plain) - 16, 8)]
     (tmp_path / "key").write_text("correct horse\n")
     (tmp_path / "key").chmod(0o600)
@@ -388,15 +393,17 @@ def test_a_site_that_runs_is_asked_and_nobody_waits_for_it_to_end(
         assert seen in {one["global_id"] for one in asked("list")["identities"]}
         enrolled = asked("enrol", pictures["bob"], "--name", "Bob Dylan")["global_id"]
         assert asked("search", pictures["bob"])["found"][0]["name"] == "Bob Dylan"
+        (look,) = stored(state, f"SELECT embedding FROM exemplars WHERE global_id = {enrolled}")[0]
+        assert look in content(state)
         assert b"Dylan" in content(state)
         assert asked("erase", enrolled)["erased"] == [enrolled]
-        assert b"Dylan" not in content(state)
+        left = content(state)
+        assert not any(look[i : i + 12] in left for i in range(0, len(look) - 12, 4))
+        assert b"Dylan" not in left
         running.wait_for(lambda: running.events("identity.erased"), "news of the erasure")
         assert "Stop it" in refused(capsys, 1, "reembed", site)
         running.stop()
-    with sqlite3.connect(state / "gallery.sqlite") as db:
-        pictures_kept = db.execute("SELECT image FROM crops JOIN sightings USING (sighting_id)").fetchall()
-    db.close()
+    pictures_kept = stored(state, "SELECT image FROM crops JOIN sightings USING (sighting_id)")
     assert pictures_kept
     assert all(image.startswith(b"\xff\xd8") for (image,) in pictures_kept)
     assert {event["global_id"] for event in running.events("identity.erased")} == {enrolled}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
-from reidge.edge.retention import DAY, RetentionConfig, find_expired, forget_expired
+from reidge.edge.retention import DAY, PROBATION, Calendar, RetentionConfig, find_expired, forget_expired
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,3 +94,28 @@ def test_no_more_than_a_portion_is_forgotten_at_once_the_oldest_first(tmp_path: 
 def test_a_retention_of_no_time_is_refused() -> None:
     with pytest.raises(ValidationError):
         RetentionConfig(retention_days=0)
+
+
+def test_a_clock_that_goes_on_as_before_is_believed() -> None:
+    calendar = Calendar(newest=NOW - 3600)
+    assert calendar.believes(NOW, 5.0)
+    assert calendar.believes(NOW + 10, 15.0)
+
+
+def test_a_clock_that_jumps_ahead_is_believed_after_an_hour_and_at_once_when_it_is_set_right() -> None:
+    for settles in (True, False):
+        calendar = Calendar(newest=None)
+        assert calendar.believes(NOW, 0.0)
+        assert not calendar.believes(NOW + 40 * DAY, 1.0)
+        assert not calendar.believes(NOW + 40 * DAY + PROBATION - 10, PROBATION - 9)
+        if settles:
+            assert calendar.believes(NOW + 40 * DAY + PROBATION + 10, PROBATION + 11)
+        else:
+            assert calendar.believes(NOW + 100, 100.0)
+
+
+def test_a_start_after_a_long_time_away_is_doubted_at_first() -> None:
+    calendar = Calendar(newest=NOW - 40 * DAY)
+    assert not calendar.believes(NOW, 5.0)
+    assert not calendar.believes(NOW + 60, 65.0)
+    assert calendar.believes(NOW + PROBATION + 1, PROBATION + 6.0)
