@@ -80,6 +80,7 @@ WITH_EMBEDDINGS = TrackerConfig(min_iou=0.0, overlap_weight=4.0)
 VARIANTS: dict[str, Callable[[int], Contestant]] = {
     "sure detections first, then unsure ones": ours(TrackerConfig(unsure_cost=TrackerConfig().max_misfit)),
     "sure detections alone": ours(TrackerConfig(low_score=TrackerConfig().high_score)),
+    "nobody is looked for by place alone": ours(TrackerConfig(max_shift=0.0)),
     "no overlap in the cost": ours(TrackerConfig(min_iou=0.0, overlap_weight=0.0)),
     "all boxes equally precise": ours(TrackerConfig(unsure_weight=0.0)),
     "not told how the camera moves": ours(TrackerConfig(), pictures=False),

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 APPEARANCE_MEMORY = 0.9
 """Weight of what was seen before in the appearance of a track."""
+MAX_JUMP_SECONDS = 0.8
+"""A track that was lost for longer is not looked for by its place alone: somebody else may have come."""
+MAX_GROWTH = math.log(1.6)
+"""Largest difference in height (as a logarithm) of a detection and the track that it jumped from."""
 MAX_HIDDEN = 0.5
 """Share of a detection that somebody in front may hide for its appearance to count; beyond, it shows the other one."""
 
@@ -44,6 +48,9 @@ class TrackerConfig(BaseModel, frozen=True, extra="forbid"):
     cost of too little overlap, of having been lost, and of looking different."""
     min_iou: float = Field(0.15, ge=0, le=1)
     """Smallest overlap of a detection and the predicted box of its track."""
+    max_shift: float = Field(0.4, ge=0)
+    """In the open a detection that fits nobody still continues a track that fits nothing, up to this distance from
+    where it was expected, in heights of the person: detectors jump. Not where anybody else is as near to either."""
     overlap_weight: float = Field(6.0, ge=0)
     """Misfit of no overlap at all."""
     lost_weight: float = Field(1.0, ge=0)
@@ -199,11 +206,33 @@ class Tracker:
         lost_T1 = np.array([[self._now - track.last_seen] for track in self._tracks])
         misfit_TN = self._filters.misfits(centres_N4, self._doubt(scores_N))
         misfit_TN += config.overlap_weight * (1 - overlap_TN) + config.lost_weight * lost_T1
-        if looks is not None:
-            misfit_TN -= config.appearance_weight * self._odds(looks)
+        odds_TN = np.zeros_like(misfit_TN) if looks is None else config.appearance_weight * self._odds(looks)
+        misfit_TN -= odds_TN
         possible_TN = (misfit_TN < config.max_misfit) & (overlap_TN >= config.min_iou) & (scores_N >= config.low_score)
         cost_TN = np.where(possible_TN, misfit_TN + config.unsure_cost * (scores_N < config.high_score), IMPOSSIBLE)
-        return assign(cost_TN, config.max_misfit + config.unsure_cost)
+        pairs = assign(cost_TN, config.max_misfit + config.unsure_cost)
+        allowed_TN = (odds_TN >= 0) & (scores_N >= config.high_score) & (lost_T1 <= MAX_JUMP_SECONDS)
+        return pairs + self._rescue(pairs, centres_N4, allowed_TN)
+
+    def _rescue(
+        self, pairs: list[tuple[int, int]], centres_N4: NDArray[np.float64], allowed_TN: NDArray[np.bool_]
+    ) -> list[tuple[int, int]]:
+        """Pair what is left over where there is nobody else whom it could be."""
+        for row, detection in pairs:
+            allowed_TN[row] = allowed_TN[:, detection] = False
+        rows_K, found_K = np.flatnonzero(allowed_TN.any(axis=1)), np.flatnonzero(allowed_TN.any(axis=0))
+        if not len(rows_K) or not self.config.max_shift:
+            return []
+        expected_T4 = self._filters.position_T4
+        rows_K = rows_K[_nearest_other(expected_T4, rows_K) > self.config.max_shift]
+        found_K = found_K[_nearest_other(centres_N4, found_K) > self.config.max_shift]
+        shift_KK = _distances(expected_T4[rows_K], centres_N4[found_K])
+        height_K1 = np.maximum(expected_T4[rows_K, 3:], 1.0)
+        growth_KK = np.abs(np.log(height_K1 / np.maximum(centres_N4[found_K, 3], 1.0)))
+        possible_KK = allowed_TN[np.ix_(rows_K, found_K)] & (growth_KK <= MAX_GROWTH)
+        possible_KK &= shift_KK <= self.config.max_shift
+        chosen = assign(np.where(possible_KK, shift_KK, IMPOSSIBLE), 2 * self.config.max_shift)
+        return [(int(rows_K[row]), int(found_K[column])) for row, column in chosen]
 
     def _doubt(self, scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
         """How much looser than a sure one's the box of each detection is."""
@@ -314,6 +343,19 @@ def to_centres(boxes_N4: NDArray[np.float32]) -> NDArray[np.float64]:
     """x1, y1, x2, y2 to centre x, centre y, width, height."""
     boxes_N4 = boxes_N4.astype(np.float64)
     return np.concatenate([(boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2, boxes_N4[:, 2:] - boxes_N4[:, :2]], axis=1)
+
+
+def _distances(from_K4: NDArray[np.float64], to_N4: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Between centres, `(K, N)`, in heights of the first."""
+    offset_KN2 = from_K4[:, None, :2] - to_N4[None, :, :2]
+    return np.asarray(np.hypot(offset_KN2[..., 0], offset_KN2[..., 1]) / np.maximum(from_K4[:, 3:], 1.0))
+
+
+def _nearest_other(centres_N4: NDArray[np.float64], rows_K: NDArray[np.intp]) -> NDArray[np.float64]:
+    """How far the next one of the same kind is from each of some, in heights."""
+    distance_KN = _distances(centres_N4[rows_K], centres_N4)
+    distance_KN[np.arange(len(rows_K)), rows_K] = np.inf
+    return np.asarray(distance_KN.min(axis=1, initial=np.inf))
 
 
 def _hidden(boxes_N4: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -115,3 +115,50 @@ def test_finish_ends_the_confirmed_tracks() -> None:
     tracker.update(frame(walker(0), walker(300)), 0.3)  # the second is not confirmed yet
     assert tracker.finish() == (1,)
     assert tracker.finish() == ()
+
+
+def test_a_box_that_jumps_in_the_open_is_the_same_person() -> None:
+    tracker = Tracker()
+    for t in range(5):
+        tracker.update(frame(walker(0)), t / 10)
+    # A third of the height away: far beyond what boxes are off by, and no overlap is left.
+    assert ids(tracker, frame(walker(33, y=20)), 0.5) == [1]
+
+
+def test_a_box_that_jumps_among_others_is_nobody_s() -> None:
+    tracker = Tracker()
+    for t in range(5):
+        tracker.update(frame(walker(0), walker(75)), t / 10)
+    assert ids(tracker, frame(walker(-36), walker(75)), 0.5) == [1, 2]  # the other is a height and more away from it
+    tracker = Tracker()
+    for t in range(5):
+        tracker.update(frame(walker(0), walker(30)), t / 10)
+    assert ids(tracker, frame(walker(-36), walker(30)), 0.5) == [2]  # the track had somebody else beside it
+
+
+def test_who_looks_like_another_does_not_take_up_a_track_by_its_place() -> None:
+    red, blue = np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0.0, 1.0]], dtype=np.float32)
+    for looks_ND, expected in ((red, [1]), (blue, [])):
+        tracker = Tracker()
+        for t in range(5):
+            tracker.update(frame(walker(0)), t / 10, red)
+        update = tracker.update(frame(walker(33, y=20)), 0.5, looks_ND)
+        assert [box.track_id for box in update.live] == expected
+
+
+def test_whoever_stands_behind_does_not_take_the_box_of_the_one_in_front() -> None:
+    # Two stand almost on each other; the one behind, whose feet are higher, scores low and is seen every other frame.
+    tracker = Tracker()
+    for t in range(20):
+        behind = [walker(18, y=-12, score=0.3 if t > 3 else 0.9)] if t % 2 or t <= 3 else []
+        update = tracker.update(frame(walker(0), *behind), t / 10)
+    assert {box.track_id: float(box.box_4[0]) for box in update.live} == {1: 0.0, 2: 18.0}
+
+
+def test_the_camera_s_motion_carries_everybody_along() -> None:
+    motion_23 = np.array([[1.0, 0.0, 60.0], [0.0, 1.0, 0.0]])
+    tracker = Tracker(TrackerConfig(max_shift=0))
+    for t in range(5):
+        tracker.update(frame(walker(0), walker(60)), t / 10)
+    update = tracker.update(frame(walker(60), walker(120)), 0.5, motion_23=motion_23)
+    assert {box.track_id: float(box.box_4[0]) for box in update.live} == {1: 60.0, 2: 120.0}

@@ -83,7 +83,7 @@ def test_people_before_a_camera_that_swings_stay_who_they_are() -> None:
     def ids(**settings: object) -> set[int]:
         subject, found = view(**settings), set()
         for turn in range(12):
-            swing = 36 * (turn % 2)  # almost as far as a person is wide
+            swing = 45 * (turn % 2)  # farther than a person is wide
             picture = np.ascontiguousarray(scene[50:230, 100 - swing : 420 - swing])
             image = Frame(camid="cam1", index=0, captured_at=turn / 10, decoded_at=0.0, arrived_at=0.0, image=picture)
             moved = (HERE[0] + swing, HERE[1], HERE[2] + swing, HERE[3])
