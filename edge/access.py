@@ -19,7 +19,7 @@ from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.portraits import read_portraits
-from reidge.edge.postbox import Postbox
+from reidge.edge.postbox import Postbox, thrown_away
 from reidge.edge.quality import QualityConfig
 from reidge.edge.service import least_similarity
 from reidge.edge.settings import validate
@@ -268,6 +268,7 @@ def change(site: GallerySite, request: Request) -> Answer:
         with reading(site) as store, Postbox(store) as postbox:
             return postbox.ask(request)
     with gallery:
+        gallery.keep([thrown_away()])  # no site runs that could take them up
         answer = request.fulfil(gallery)
         if request.erases:
             gallery.scrub()

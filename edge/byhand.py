@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reidge.edge.requests import Enrol, Erase, Merge, Retain, Split, Unmerge
+from reidge.edge.ruling import Change
 
 if TYPE_CHECKING:
     from reidge.edge.reporter import Reporter
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from reidge.edge.sightings import SightingBook
 
 
-def take_over(book: SightingBook, reporter: Reporter, request: Request, answer: Answer) -> None:
+def take_over(book: SightingBook, reporter: Reporter, request: Request, answer: Answer) -> list[Change]:
     """Let decisions go on from a change that was made by hand, or by the retention, and tell of it.
 
     Args:
@@ -20,6 +21,9 @@ def take_over(book: SightingBook, reporter: Reporter, request: Request, answer: 
         reporter: Tells.
         request: What was asked.
         answer: What came of it.
+
+    Returns:
+        Tracks that are over and have another answer by it; they are to be told yet.
     """
     match request:
         case Enrol():
@@ -31,10 +35,12 @@ def take_over(book: SightingBook, reporter: Reporter, request: Request, answer: 
             reporter.identity("identity.merged", kept, merged_from=absorbed)
         case Split() | Unmerge():
             made, before = answer["global_id"], answer["split_from"]
-            book.part(made, before, sighting_ids=answer["sightings"])
             reporter.identity("identity.split", made, split_from=before)
+            moved = book.part(made, before, sighting_ids=answer["sightings"])
+            return [Change(kind="decided", global_id=made, sighting=s, similarity=s.similarity) for s in moved]
         case Erase() | Retain():
             for global_id in answer["erased"]:
                 book.forget(global_id)
                 reporter.identity("identity.erased", global_id, reason=request.action)
             book.forget_sightings(answer["sightings"])
+    return []

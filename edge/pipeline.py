@@ -167,7 +167,7 @@ class Pipeline:
 
     def changed_by_hand(self, request: Request, answer: Answer) -> None:
         """Go on from what a user, or the retention, changed in the gallery."""
-        take_over(self.book, self.reporter, request, answer)
+        self._tell(take_over(self.book, self.reporter, request, answer))
 
     def finish(self) -> None:
         """End all tracks, tell it, and write the final table of identities."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.migrations import transaction
+from reidge.edge.records import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from reidge.edge.records import Statement
     from reidge.edge.requests import Answer, Request
     from reidge.edge.store import Store
 
@@ -32,6 +32,11 @@ STALE_SECONDS = 60.0
 ASK_EVERY = 0.02
 TAKEN = "taken"
 """In place of the answer while it is worked on."""
+
+
+def thrown_away() -> Statement:
+    """Delete requests that nobody waits for any more: they may hold what somebody looks like."""
+    return Statement("DELETE FROM requests WHERE abs(? - at) > ?", (time.time(), STALE_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

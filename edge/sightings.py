@@ -262,14 +262,15 @@ class SightingBook:
         """Let go of sightings that are over and were erased."""
         self.window.forget_sightings(set(sighting_ids))
 
-    def part(self, made: int, before: int, *, sighting_ids: Collection[int]) -> None:
-        """Take in that a user made some sightings of an identity another one, which they stay."""
+    def part(self, made: int, before: int, *, sighting_ids: Collection[int]) -> list[Sighting]:
+        """Take in that a user made another identity of some sightings, which it stays; returns those of late."""
         self.window.changed()
         self.merged.pop(made, None)
         self.window.taken_apart.add(frozenset((made, before)))
-        for sighting in self.window.ended:
-            if sighting.sighting_id in sighting_ids:
-                sighting.global_id = made
+        moved = [sighting for sighting in self.window.ended if sighting.sighting_id in sighting_ids]
+        for sighting in moved:
+            sighting.global_id = made
+        return moved
 
     def adopt(self, *, kept: int, absorbed: int) -> None:
         """Take in that two identities were merged."""

@@ -138,7 +138,9 @@ def test_pictures_of_somebody_known_can_be_added_and_double_enrolment_is_noticed
     assert [(step["action"], step["undone"]) for step in shown["history"]] == [("merge", True)]
 
 
-def passed(site: Path, seed: int, *, days_ago: float = 0.0, known: bool = True) -> tuple[int | None, int]:
+def passed(
+    site: Path, seed: int, *, days_ago: float = 0.0, known: bool = True, crop: bytes | None = None
+) -> tuple[int | None, int]:
     """Somebody came by while the site ran; their number, and that of the sighting."""
     at = time.time() - days_ago * DAY
     embedding_D = np.random.default_rng(seed).standard_normal(24).astype(np.float32)
@@ -149,12 +151,15 @@ def passed(site: Path, seed: int, *, days_ago: float = 0.0, known: bool = True) 
         (encoder,) = db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()
     db.close()
     with Gallery(path, encoder_hash=encoder, embedding_dim=24, config=config) as gallery:
-        who = gallery.enrol(embedding_D, captured_at=at) if known else None
+        who = gallery.enrol(embedding_D, captured_at=at) if known and crop is None else None
         row = SightingRow(
             camid="gate", track_id=seed, started_at=at - 3, ended_at=at, global_id=who, pictures=4,
             embedding_D=embedding_D,
         )  # fmt: skip
-        return who, gallery.record(row)
+        sighting_id = gallery.record(row, crop=crop)
+        if crop is not None:
+            who = gallery.enrol(embedding_D, captured_at=at, sighting_id=sighting_id)
+        return who, sighting_id
 
 
 def test_sightings_can_be_split_off_and_undecided_ones_listed_and_erased(
@@ -185,6 +190,16 @@ def test_whoever_is_erased_is_in_no_file_and_comes_back_as_somebody_new(
     assert [one["global_id"] for one in ask("list")["identities"]] == [2]
     assert ask("stats")["erased"] == 1
     assert ask("enrol", pictures["anna1"])["global_id"] == 3
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_gone_with_the_next_change(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path]
+) -> None:
+    ask("enrol", pictures["bob"])
+    state = site.parent / "state"
+    stored(state, "INSERT INTO requests (at, action, arguments) VALUES (7.0, 'enrol', 'looks of somebody')")
+    ask("rename", 1, "Bob")
+    assert b"looks of somebody" not in content(state)
 
 
 def test_who_was_not_seen_for_long_is_forgotten_on_demand(
@@ -287,23 +302,27 @@ def test_a_gallery_is_encrypted_and_back_and_with_another_secret(
 
 
 def test_a_gallery_is_made_one_of_another_encoder_from_its_pictures(
-    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     ask("enrol", pictures["anna1"])
     settings = json.loads(site.read_text())
     settings["storage"]["crops"] = True
     site.write_text(json.dumps(settings))
     ask("enrol", pictures["bob"], "--name", "Bob")
+    passed(site, 1, crop=cv2.imencode(".jpg", dressed(GREEN, RED))[1].tobytes())
     path = site.parent / "state" / "gallery.sqlite"
     with sqlite3.connect(path) as db:  # as if an encoder from before had made it
         db.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", ("0" * 64,))
         db.execute("UPDATE exemplars SET embedding = ?", (bytes(95) + b"\x3f",))
     db.close()
     assert "another encoder" in refused(capsys, 2, "search", site, pictures["bob"])
-    assert "of 1 of 2 exemplars" in refused(capsys, 2, "reembed", site)
-    assert ask("reembed", "--drop") == {"exemplars": 1, "dropped": 1, "sightings": 0}
+    assert "of 1 of 3 exemplars" in refused(capsys, 2, "reembed", site)
+    assert ask("reembed", "--drop") == {"exemplars": 2, "dropped": 1, "sightings": 1}
     (found, *_) = ask("search", pictures["bob"])["found"]
     assert (found["name"], found["match"]) == ("Bob", True)
+    cv2.imwrite(str(tmp_path / "green.png"), dressed(GREEN, RED, seed=9))
+    assert ask("search", tmp_path / "green.png")["found"][0]["similarity"] > 0.9
     assert "already" in refused(capsys, 2, "reembed", site)
 
 

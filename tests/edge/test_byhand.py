@@ -69,7 +69,7 @@ class Running:
 
     def ask(self, request: Request) -> dict[str, Any]:
         answer = request.fulfil(self.gallery)
-        take_over(self.book, self.reporter, request, answer)
+        self.reporter.changed(take_over(self.book, self.reporter, request, answer))
         self.reporter.emit(at_once=True)
         return answer
 
@@ -120,7 +120,8 @@ def test_what_a_user_took_apart_stays_apart_also_after_a_restart(running: Runnin
     assert one.global_id == other.global_id == 1
     running.ask(Split(by="ada", global_id=1, sighting_ids=(other.sighting_id,)))
     assert (one.global_id, other.global_id) == (1, 2)
-    assert running.told() == [("identity.split", 2, 1)]
+    assert running.told() == [("identity.split", 2, 1), ("sighting.decided", 2, None)]
+    assert running.sink.events[1].track_id == other.track_id
     for start in (120, 130):  # each is like both, which must not become one by that
         running.passing(0, start)
         assert running.gallery.identities() == [1, 2]
@@ -139,7 +140,7 @@ def test_a_merge_that_was_taken_back_is_not_made_again_by_the_site(running: Runn
     assert (one.global_id, other.global_id) == (1, 2)
     running.passing(20, 120)  # like both
     assert running.gallery.identities() == [1, 2]
-    assert running.told() == [("identity.merged", 1, 2), ("identity.split", 2, 1)]
+    assert [kind for kind, _, _ in running.told()] == ["identity.merged", "identity.split", "sighting.decided"]
 
 
 def test_whoever_is_enrolled_while_the_site_runs_is_recognised(running: Running) -> None:
