@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from recorded import TrackKey
 
     from reidge.edge.bundle import ThresholdReport
+    from reidge.edge.detectors import Detector
     from reidge.train.recipe import Recipe
 
 Item = TypeVar("Item")
@@ -69,12 +70,12 @@ GREEDY = np.round(np.arange(0.3, 0.96, 0.025), 3)
 """Thresholds tried for the plain baseline."""
 
 
-def harvest_day(spec: SiteSpec, folder: Path, *, jobs: int) -> None:
+def harvest_day(spec: SiteSpec, folder: Path, *, jobs: int, motion: bool = False) -> None:
     """Film the day before with every camera and keep crops of it; nothing where that was done."""
     if folder.exists():
         return
     parts = folder.with_name(f"{folder.name}-parts")
-    _side_by_side(partial(_harvest_camera, spec, parts), range(spec.cameras), jobs)
+    _side_by_side(partial(_harvest_camera, spec, parts, motion), range(spec.cameras), jobs)
     with whole_folder(folder) as whole:
         lines: list[str] = []
         for camera in range(spec.cameras):
@@ -86,14 +87,19 @@ def harvest_day(spec: SiteSpec, folder: Path, *, jobs: int) -> None:
         (whole / INDEX_NAME).write_text("".join(lines), encoding="utf-8")
 
 
-def _harvest_camera(spec: SiteSpec, parts: Path, camera: int) -> None:
+def _harvest_camera(spec: SiteSpec, parts: Path, motion: bool, camera: int) -> None:
     target = parts / str(camera)
     if target.exists():
         return
     parts.mkdir(parents=True, exist_ok=True)
     film = Film(spec, camera, "before")
     config = HarvestConfig(crops_per_tracklet=CROPS_EACH)
-    harvest_frames({film.camid: film.frames()}, target, config, detector=FilmDetector([film], seed=spec.seed))
+    with _open_detector(spec, film, motion) as detector:
+        harvest_frames({film.camid: film.frames()}, target, config, detector=detector)
+
+
+def _open_detector(spec: SiteSpec, film: Film, motion: bool) -> Detector:
+    return open_detector(MotionConfig()) if motion else FilmDetector([film], seed=spec.seed)
 
 
 def train_encoder(work: Path, *, jobs: int, spec: SiteSpec = TRAINING, recipe: Recipe | None = None) -> Path:
@@ -108,15 +114,14 @@ def train_encoder(work: Path, *, jobs: int, spec: SiteSpec = TRAINING, recipe: R
     return run
 
 
-def export_site(spec: SiteSpec, work: Path, run: Path, *, jobs: int) -> Path:
+def export_site(spec: SiteSpec, work: Path, run: Path, name: str, *, jobs: int, motion: bool = False) -> Path:
     """Export the encoder for a site, with a threshold from the day before; nothing where that was done."""
     from reidge.export.bundle import export_bundle
     from reidge.train.checkpoint import load_encoder
 
-    name = f"{spec.name}-{spec.seed}"
     crops, bundle = work / f"crops-{name}", work / f"bundle-{name}"
     if not bundle.exists():
-        harvest_day(spec, crops, jobs=jobs)
+        harvest_day(spec, crops, jobs=jobs, motion=motion)
         export_bundle(
             load_encoder(run), crops, bundle, source=run.name, false_match_rate=FALSE_MATCH_RATE, separate_views=True
         )
@@ -139,9 +144,8 @@ def _record_camera(spec: SiteSpec, bundle_folder: Path, parts: Path, motion: boo
         return
     film, bundle = Film(spec, camera), Bundle.load(bundle_folder)
     site = Site(bundle=bundle_folder, cameras=(CameraConfig(name=film.camid, source=f"{film.camid}.mp4"),))
-    detector = open_detector(MotionConfig()) if motion else FilmDetector([film], seed=spec.seed)
     with (
-        detector,
+        _open_detector(spec, film, motion) as detector,
         open_encoder(bundle, threads=1) as encoder,
         open_gallery(site, bundle, encoder) as gallery,
     ):
@@ -340,11 +344,11 @@ def run_all(
         print(f"encoder: {time.monotonic() - began:.0f} s", file=sys.stderr)
     for name in names:
         spec = SITES[name].model_copy(update={"seed": seed})
-        variants = {name: False, f"{name}, motion": True} if name == "small" else {name: False}
-        bundle = export_site(spec, work, work / "encoder", jobs=jobs) if "record" in stages else _bundle(spec, work)
-        for variant, motion in variants.items():
-            path = work / f"{variant.replace(', ', '-')}-{seed}.npz"
+        for motion in (False, True) if name == "small" else (False,):
+            variant = f"{name}-motion" if motion else name
+            bundle, path = work / f"bundle-{variant}-{seed}", work / f"{variant}-{seed}.npz"
             if "record" in stages:
+                export_site(spec, work, work / "encoder", f"{variant}-{seed}", jobs=jobs, motion=motion)
                 record_site(spec, bundle, path, jobs=jobs, motion=motion)
                 print(f"{variant}: recorded after {time.monotonic() - began:.0f} s", file=sys.stderr)
             if "score" in stages:
@@ -352,10 +356,6 @@ def run_all(
                 result["sites"][variant] = spec.model_dump() | found
                 print(f"{variant}: {json.dumps(found['score'])}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     return result | {"seconds": time.monotonic() - began}
-
-
-def _bundle(spec: SiteSpec, work: Path) -> Path:
-    return work / f"bundle-{spec.name}-{spec.seed}"
 
 
 def describe(result: dict[str, Any]) -> str:
