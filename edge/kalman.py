@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 MEASURED_STD_4 = np.array([0.025, 0.04, 0.08, 0.06])
 """Of what a detector says, heights: legs swing and arms spread, so sizes tell less than places."""
-ACCELERATION_STD_4 = np.array([1.0, 0.4, 0.15, 0.15])
+ACCELERATION_STD_4 = np.array([1.0, 0.4, 0.3, 0.3])
 """Heights per square second."""
-SPEED_STD_4 = np.array([1.5, 0.5, 0.1, 0.1])
+SPEED_STD_4 = np.array([1.5, 0.5, 0.2, 0.2])
 """Before the second detection; heights per second."""
-SIZE_DRAG = 1.0
+SIZE_DRAG = 0.5
 """Per second: how soon a change of size comes to rest. People who are half hidden seem to shrink and do not go on."""
 FREEDOM = 4.0
 """Degrees of freedom of Student's distribution, for detections that are far off now and then; a normal one forgives
@@ -67,14 +67,16 @@ class BoxFilters:
         """Move on by `seconds`."""
         if seconds <= 0 or not len(self):
             return
-        self.position_T4 = self.position_T4 + seconds * self.speed_T4
+        kept = np.exp(-SIZE_DRAG * seconds)
+        kept_4, way_4 = np.array([1.0, 1.0, kept, kept]), np.full(4, seconds)
+        way_4[2:] = (1.0 - kept) / SIZE_DRAG
+        self.position_T4 = self.position_T4 + way_4 * self.speed_T4
         self.position_T4[:, 2:] = np.maximum(self.position_T4[:, 2:], MIN_SIDE)
         noise_T4 = (ACCELERATION_STD_4 * self.position_T4[:, 3:]) ** 2
         speed_T4, covariance_T4 = self._speed_variance_T4, self._covariance_T4
         self.variance_T4 = (
             self.variance_T4 + 2 * seconds * covariance_T4 + seconds**2 * speed_T4 + seconds**4 / 4 * noise_T4
         )
-        kept_4 = np.array([1.0, 1.0, 0.0, 0.0]) + np.array([0.0, 0.0, 1.0, 1.0]) * np.exp(-SIZE_DRAG * seconds)
         self.speed_T4 = kept_4 * self.speed_T4
         self._covariance_T4 = kept_4 * (covariance_T4 + seconds * speed_T4 + seconds**3 / 2 * noise_T4)
         self._speed_variance_T4 = kept_4**2 * (speed_T4 + seconds**2 * noise_T4)
