@@ -315,7 +315,7 @@ class SightingBook:
             sighting_id=sighting.sighting_id or None,
         )
         if not sighting.sighting_id:
-            self.window.provisional.add((global_id, sighting.last_seen))
+            self.window.note_provisional(global_id, sighting.last_seen)
         return global_id
 
     def _answer(self, focus: Sighting) -> Iterator[Change]:

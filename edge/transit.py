@@ -7,7 +7,7 @@ where times say nothing. Shares of few counts are drawn towards those of all cam
 evidence (Dirichlet priors).
 """
 
-# P, Q = passages before and after; C = cameras, B = bins of gaps
+# P, Q = passages before and after, K = pairs of them; C = cameras, B = bins of gaps; 4 = x1, y1, x2, y2
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ class Transits:
     def impossible(self, before: Sequence[Passage], after: Sequence[Passage]) -> NDArray[np.bool_]:
         """Tell who cannot have come from where in that time, `(P, Q)`; nothing is said of those that overlap."""
         gap_PQ = _gaps(before, after)
-        same_PQ = np.array([p.camid for p in before])[:, None] == np.array([q.camid for q in after])[None]
-        out_of_reach_PQ = same_PQ & (gap_PQ < NEAR_SECONDS)
-        out_of_reach_PQ &= _shifts(before, after) > FAR_SHIFT + FAR_SPEED * np.maximum(gap_PQ, 0.0)
+        soon, shift, gap = _at_once(before, after, gap_PQ)
+        out_of_reach_PQ = np.zeros(gap_PQ.shape, dtype=bool)
+        out_of_reach_PQ[soon] = shift > FAR_SHIFT + FAR_SPEED * gap
         least_PQ = (
             np.array([[self._limits(p.camid, q.camid)[0] for q in after] for p in before]) if self.limits else 0.0
         )
@@ -201,17 +201,28 @@ def _gaps(before: Sequence[Passage], after: Sequence[Passage]) -> NDArray[np.flo
 
 def _bins(before: Sequence[Passage], after: Sequence[Passage], gap_PQ: NDArray[np.float64]) -> NDArray[np.intp]:
     bins_PQ = np.searchsorted(BIN_ENDS, gap_PQ, side="right")
-    same_PQ = np.array([p.camid for p in before])[:, None] == np.array([q.camid for q in after])[None]
-    near_PQ = same_PQ & (gap_PQ < NEAR_SECONDS)
-    near_PQ &= _shifts(before, after) <= NEAR_SHIFT + NEAR_SPEED * np.maximum(gap_PQ, 0.0)
-    return np.where(near_PQ, NEAR, bins_PQ)
+    soon, shift, gap = _at_once(before, after, gap_PQ)
+    bins_PQ[soon] = np.where(shift <= NEAR_SHIFT + NEAR_SPEED * gap, NEAR, bins_PQ[soon])
+    return bins_PQ
 
 
-def _shifts(before: Sequence[Passage], after: Sequence[Passage]) -> NDArray[np.float64]:
-    """From where people were last seen to where others began, in heights of the person, `(P, Q)`."""
-    last_P4 = np.array([p.box for p in before], dtype=np.float64).reshape(-1, 4)
-    first_Q4 = np.array([q.first_box for q in after], dtype=np.float64).reshape(-1, 4)
-    centre_P2, centre_Q2 = ((boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (last_P4, first_Q4))
-    height_PQ = np.maximum((last_P4[:, 3] - last_P4[:, 1])[:, None], (first_Q4[:, 3] - first_Q4[:, 1])[None])
-    offset_PQ2 = centre_P2[:, None] - centre_Q2[None]
-    return np.asarray(np.hypot(offset_PQ2[..., 0], offset_PQ2[..., 1]) / np.maximum(height_PQ, 1.0))
+def _at_once(
+    before: Sequence[Passage], after: Sequence[Passage], gap_PQ: NDArray[np.float64]
+) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64], NDArray[np.float64]]:
+    """Find who began in a view where others had just ended.
+
+    Returns:
+        Rows and columns of these pairs; from where one was last seen to where the other began, in heights of the
+        person, NaN where that is not known; seconds in between.
+    """
+    rows, columns = np.nonzero((gap_PQ >= 0) & (gap_PQ < NEAR_SECONDS))
+    same = np.array(
+        [before[p].camid == after[q].camid for p, q in zip(rows.tolist(), columns.tolist(), strict=True)], dtype=bool
+    )
+    rows, columns = rows[same], columns[same]
+    last_K4 = np.array([before[p].box for p in rows.tolist()], dtype=np.float64).reshape(-1, 4)
+    first_K4 = np.array([after[q].first_box for q in columns.tolist()], dtype=np.float64).reshape(-1, 4)
+    offset_K2 = (last_K4[:, :2] + last_K4[:, 2:] - first_K4[:, :2] - first_K4[:, 2:]) / 2
+    last_K, first_K = (boxes[:, 3] - boxes[:, 1] for boxes in (last_K4, first_K4))
+    height_K = np.where((last_K > 0) & (first_K > 0), np.maximum(last_K, first_K), np.nan)
+    return (rows, columns), np.hypot(offset_K2[:, 0], offset_K2[:, 1]) / height_K, gap_PQ[rows, columns]

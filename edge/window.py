@@ -82,7 +82,7 @@ class Window:
         self.ended: deque[Sighting] = deque()
         self.once_seen: dict[int, Sighting] = {}
         """Undecided ones from before the window, by sighting_id."""
-        self.provisional: set[tuple[int, float]] = set()
+        self.provisional: dict[tuple[int, float], None] = {}
         """Identity and time of exemplars that were made of a track before it was over."""
         self.taken_apart: set[frozenset[int]] = set()
         """Pairs of identities that a user took apart; they stay two."""
@@ -127,6 +127,12 @@ class Window:
         while len(self.once_seen) > MOST_ONCE_SEEN:
             del self.once_seen[next(iter(self.once_seen))]
 
+    def note_provisional(self, global_id: int, captured_at: float) -> None:
+        """Remember an exemplar of a track that is not over; the newest few thousand."""
+        self.provisional[global_id, captured_at] = None
+        while len(self.provisional) > MOST_ONCE_SEEN:
+            del self.provisional[next(iter(self.provisional))]
+
     def recall(self, sighting: Sighting) -> None:
         """Take in that somebody who was seen once is known by now."""
         if self.once_seen.pop(sighting.sighting_id, None) is not None:
@@ -151,8 +157,7 @@ class Window:
                 sighting.global_id = sighting.similarity = None  # erased meanwhile
         pool.sort(key=lambda sighting: (sighting.started_at, sighting is focus))
         means_WD = np.stack([sighting.mean_D for sighting in pool])
-        transit_WW = self.transits.evidence(pool, pool)
-        nodes = self._neighbourhood(pool.index(focus), pool, means_WD, transit_WW, bar)
+        nodes = self._neighbourhood(pool.index(focus), pool, means_WD, bar)
         chosen = [pool[node] for node in nodes]
         before = self._once_seen_like(means_WD[nodes], bar)
         sightings = (*before, *chosen)
@@ -163,18 +168,18 @@ class Window:
         start: int,
         pool: Sequence[Sighting],
         means_WD: NDArray[np.float32],
-        transit_WW: NDArray[np.float64],
         bar: float,
     ) -> list[int]:
         """Follow likeness from one sighting, the nearest first; returns the rows in order of time."""
         least = bar - NEAR * self.bars.decay
         identities_W = np.array([-1 if s.global_id is None else s.global_id for s in pool])
-        gain_WW = TIME_WEIGHT * self.bars.decay * np.maximum(transit_WW, transit_WW.T)
         own = [start] if identities_W[start] < 0 else np.flatnonzero(identities_W == identities_W[start]).tolist()
         reached, edge = set(own), list(own)
         while edge and len(reached) < MOST_TOGETHER:
             row = edge.pop(0)
-            value_W = means_WD @ means_WD[row] + gain_WW[row]
+            one = [pool[row]]
+            transit_W = np.maximum(self.transits.evidence(one, pool)[0], self.transits.evidence(pool, one)[:, 0])
+            value_W = means_WD @ means_WD[row] + TIME_WEIGHT * self.bars.decay * transit_W
             near = np.flatnonzero(value_W >= least)
             for other in near[np.argsort(-value_W[near])].tolist():
                 if other not in reached and len(reached) < MOST_TOGETHER:

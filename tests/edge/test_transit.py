@@ -70,6 +70,13 @@ def test_nobody_crosses_the_view_in_no_time() -> None:
     assert Transits().impossible([lost], [far, late]).tolist() == [[True, False]]
 
 
+def test_where_no_place_is_known_none_is_judged() -> None:
+    """Sightings that were read from the gallery's file have no boxes."""
+    lost, found = Pass("a", 0, 5, box=(0, 0, 0, 0)), Pass("a", 5.4, 9, first_box=(500, 0, 540, 100))
+    assert not Transits().impossible([lost], [found]).any()
+    assert evidence(taught(Transits(), 5), lost, found) < 0.1
+
+
 def test_nobody_is_faster_than_the_user_says_in_either_direction() -> None:
     transits = Transits({("a", "b"): (10.0, 60.0)})
     early, in_time = Pass("b", 14, 20), Pass("b", 16, 20)
