@@ -144,6 +144,9 @@ class Store:
             if self._lock_file is not None:
                 self._lock_file.close()
             raise
+        if self._lock_file is not None:
+            with suppress(ReidgeError):  # who was erased just before a kill is still in the journal
+                self.flush_journal()
 
     def _claim(self) -> IO[str]:
         """Keep other processes from writing, by a lock on a file beside; it falls with the process."""

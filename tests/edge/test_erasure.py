@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +16,6 @@ from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow, Statement
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 DIM = 64
@@ -149,6 +151,30 @@ def test_who_is_forgotten_without_a_tombstone_leaves_nothing_at_all(tmp_path: Pa
         gallery.scrub()
         assert rows(tmp_path, "SELECT count(*) FROM tombstones") == [(0,)]
         assert traces(tmp_path, 1) + traces(tmp_path, 2) == []
+
+
+def test_a_kill_between_an_erasure_and_its_end_leaves_nothing_after_the_next_start(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.edge.test_erasure import open_gallery, someone
+gallery = open_gallery(Path(sys.argv[1]))
+for seed in range(3):
+    gallery.enrol(someone(seed), captured_at=1.0)
+assert gallery.flush(10.0)
+gallery.forget(2)
+assert gallery.flush(10.0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), root], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert traces(tmp_path, 1) == ["gallery.sqlite-wal: float32"]
+    with open_gallery(tmp_path) as gallery:
+        assert traces(tmp_path, 1) == []
+        assert gallery.match(someone(0)).global_id == 1
+        assert gallery.match(someone(1)).global_id is None
 
 
 def test_a_reader_that_stays_is_said_to_hold_back_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
