@@ -138,6 +138,11 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
             check_address(camera.source)
         except InputError as error:
             raise InputError(f"{path}: camera {camera.name}: {error}") from error
+        if camera.moves and site.detector.kind == "motion":
+            raise InputError(
+                f"{path}: {camera.name} moves, and to the motion detector all that moves is a person. "
+                "Use another detector, or leave out moves."
+            )
         if unknown := [name for name in camera.overlaps if name not in names]:
             raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
     for way in site.transit:

@@ -93,6 +93,7 @@ def test_a_recording_may_begin_at_an_iso_time(tmp_path: Path) -> None:
         ("outputs.mqtt={host: h, site: a/b}", r"outputs\.mqtt\.site: must be text without / # and \+ \(got 'a/b'\)"),
         ("cameras.1.name=cam1", "two cameras are named 'cam1'"),
         ("cameras.0.overlaps=[cam9]", "overlaps 'cam9', which is no camera"),
+        ("cameras.0.moves=true", r"cam1 moves, and to the motion detector .* Use another detector"),
         ("transit=[{between: [cam1, cam9], seconds: [1, 2]}]", "transit is said for 'cam9', which is no camera"),
         ("transit=[{between: [cam1, cam2], seconds: [5, 2]}]", "the least and the most"),
         ("cameras=[]", r"cameras: must have at least 1 entry\."),
