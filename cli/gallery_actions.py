@@ -93,15 +93,16 @@ def do_search(args: argparse.Namespace) -> Said:
     with _looking(site, args) as (sight, portraits):
         with _gallery(site, sight) as gallery:
             found = _nearest(gallery, portraits, args.limit)
-            surely = [c.global_id for c in found if sight.are_same(c, people=len(gallery))]
+            verdicts = {c.global_id: sight.verdict(c, people=len(gallery)) for c in found}
+            likely = [global_id for global_id, verdict in verdicts.items() if verdict != "no"]
             least = sight.bars.at(len(gallery))
-            note(gallery.store, "search", subject=surely, pictures=len(portraits))
+            note(gallery.store, "search", subject=likely, pictures=len(portraits))
         figures = {
             "pictures": _described(portraits),
             "min_similarity": least,
-            "found": [asdict(c) | {"match": c.global_id in surely} for c in found],
+            "found": [asdict(c) | {"same": verdicts[c.global_id]} for c in found],
         }
-        rows = [(c.global_id, c.name, f"{c.similarity:.3f}", "yes" if c.global_id in surely else "no") for c in found]
+        rows = [(c.global_id, c.name, f"{c.similarity:.3f}", verdicts[c.global_id]) for c in found]
     people = table(("ID", "NAME", "SIMILARITY", "SAME PERSON"), rows) if rows else "nobody is in the gallery"
     return Said(figures, f"{_quality(portraits)}{people}")
 
@@ -116,7 +117,7 @@ def do_enrol(args: argparse.Namespace) -> Said:
         if site.path.exists():  # which also sees to it that the encoders are the same
             with _gallery(site, sight) as gallery:
                 near = _nearest(gallery, portraits, 3)
-                alike = [candidate for candidate in near if sight.are_same(candidate, people=len(gallery))]
+                alike = [candidate for candidate in near if sight.verdict(candidate, people=len(gallery)) != "no"]
     shots = tuple(
         Shot.of(one.embedding_D, quality=one.quality, crop=one.jpeg() if site.storage.crops else None)
         for one in portraits

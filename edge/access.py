@@ -6,7 +6,7 @@ import fcntl
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -192,6 +192,9 @@ def searching(site: GallerySite, bundle: Bundle, *, min_similarity: float) -> It
         yield gallery
 
 
+Verdict = Literal["yes", "maybe", "no"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What it takes to know people in pictures."""
@@ -201,11 +204,17 @@ class Sight:
     quality: QualityConfig
     bars: Bars
     """Least similarities of one person."""
+    rare: float
+    """Similarity that about one of a hundred pairs of different people reaches."""
+    unlike: float
+    """Similarity that one of twenty reaches: pictures of one person less alike than this are worth a look."""
 
-    def are_same(self, candidate: Candidate, *, people: int) -> bool:
-        """Whether somebody out of so many people would be recognised by a similarity, as by a site that runs."""
+    def verdict(self, candidate: Candidate, *, people: int) -> Verdict:
+        """Whether somebody out of so many people is the one: yes, as a site that runs would say; or maybe."""
         lead = self.bars.enrolled_lead if candidate.enrolled else 0.0
-        return candidate.similarity + lead >= self.bars.at(people)
+        if candidate.similarity + lead >= self.bars.at(people):
+            return "yes"
+        return "maybe" if candidate.similarity >= self.rare else "no"
 
     def look(self, paths: Sequence[Path]) -> list[Portrait]:
         """Read and embed pictures of one person.
@@ -217,7 +226,7 @@ class Sight:
             paths,
             encoder=self.encoder,
             quality=self.quality,
-            min_similarity=self.bars.min_similarity,
+            min_similarity=self.unlike,
             detector=self.detector,
         )
 
@@ -239,13 +248,22 @@ def seeing(site: GallerySite, *, whole: bool) -> Iterator[Sight]:
             open_encoder(bundle, site.encoder.backend, site.encoder.precision, site.encoder.threads)
         )
         detector = stack.enter_context(open_detector(site.detector)) if whole else None
+        report = bundle.manifest.threshold.get(encoder.precision)
         bars = bars_of(
-            bundle.manifest.threshold.get(encoder.precision),
+            report,
             min_similarity=least_similarity(site.identity, bundle.manifest, encoder.precision, path=bundle.path),
             fixed=site.identity.min_similarity is not None,
             stranger_rate=site.identity.stranger_rate,
         )
-        yield Sight(encoder=encoder, detector=detector, quality=site.quality, bars=bars)
+        reached = {} if report is None else report.different_quantiles
+        yield Sight(
+            encoder=encoder,
+            detector=detector,
+            quality=site.quality,
+            bars=bars,
+            rare=min(reached.get("0.99", bars.min_similarity - 2 * bars.decay), bars.min_similarity),
+            unlike=min(reached.get("0.95", bars.min_similarity - 4 * bars.decay), bars.min_similarity),
+        )
 
 
 def change(site: GallerySite, request: Request) -> Answer:

@@ -104,8 +104,8 @@ def test_whoever_is_enrolled_is_found_by_another_picture_and_a_stranger_is_not(
     assert (enrolled["global_id"], enrolled["created"], enrolled["pictures"]) == (1, True, 2)
     assert all(one["likeness"] > 0.99 and one["flaws"] == [] for one in enrolled["quality"])
     found = ask("search", pictures["anna3"])["found"]
-    assert [(one["global_id"], one["name"], one["match"]) for one in found] == [(1, "Anna", True)]
-    assert [one["match"] for one in ask("search", pictures["bob"])["found"]] == [False]
+    assert [(one["global_id"], one["name"], one["same"]) for one in found] == [(1, "Anna", "yes")]
+    assert [one["same"] for one in ask("search", pictures["bob"])["found"]] == ["no"]
 
 
 def test_what_speaks_against_pictures_is_said(
@@ -283,7 +283,7 @@ def test_a_gallery_is_encrypted_and_back_and_with_another_secret(
     assert "Encrypt it with" in refused(capsys, 2, "list", site)
     assert ask("encrypt") == {"encrypted": 1}
     assert not any(part in content(state) for part in parts)
-    assert ask("search", pictures["anna2"])["found"][0]["match"]
+    assert ask("search", pictures["anna2"])["found"][0]["same"] == "yes"
     ask("enrol", pictures["bob"])
     assert b"JFIF" not in content(state)
     assert ask("stats")["pictures"] == 1
@@ -320,7 +320,7 @@ def test_a_gallery_is_made_one_of_another_encoder_from_its_pictures(
     assert "of 1 of 3 exemplars" in refused(capsys, 2, "reembed", site)
     assert ask("reembed", "--drop") == {"exemplars": 2, "dropped": 1, "sightings": 1}
     (found, *_) = ask("search", pictures["bob"])["found"]
-    assert (found["name"], found["match"]) == ("Bob", True)
+    assert (found["name"], found["same"]) == ("Bob", "yes")
     cv2.imwrite(str(tmp_path / "green.png"), dressed(GREEN, RED, seed=9))
     assert ask("search", tmp_path / "green.png")["found"][0]["similarity"] > 0.9
     assert "already" in refused(capsys, 2, "reembed", site)
