@@ -90,13 +90,14 @@ def largest_of_each(found_MQ: NDArray[np.float32], count: int) -> NDArray[np.int
     if blocks <= count:
         return _largest(found_MQ.T, count)
     # A block is a column of this view: maxima over its first axis are taken of whole rows at once.
-    maxima_BQ = found_MQ[: blocks * BLOCK].reshape(BLOCK, blocks, queries).max(axis=0)
-    best_QB = _largest(maxima_BQ.T, count)
-    rows_QK = (best_QB[:, :, None] + blocks * np.arange(BLOCK)).reshape(queries, -1)
-    rest_QK = np.broadcast_to(np.arange(blocks * BLOCK, rows), (queries, rows - blocks * BLOCK))
-    rows_QK = np.concatenate([rows_QK, rest_QK], axis=1)
-    values_QK = found_MQ[rows_QK, np.arange(queries)[:, None]]
-    return np.take_along_axis(rows_QK, _largest(values_QK, count), axis=1)
+    found_RBQ = found_MQ[: blocks * BLOCK].reshape(BLOCK, blocks, queries)
+    best_QB = _largest(found_RBQ.max(axis=0).T, count)
+    near_QK = found_RBQ[:, best_QB, np.arange(queries)[:, None]].swapaxes(0, 1).reshape(queries, BLOCK * count)
+    rest_QK = found_MQ[blocks * BLOCK :].T
+    places_QK = _largest(np.concatenate([near_QK, rest_QK], axis=1), count)
+    blocks_QK = np.take_along_axis(best_QB, places_QK % count, axis=1)
+    in_blocks_QK, in_rest_QK = places_QK // count * blocks + blocks_QK, places_QK + BLOCK * (blocks - count)
+    return np.asarray(np.where(places_QK < BLOCK * count, in_blocks_QK, in_rest_QK), dtype=np.intp)
 
 
 def _largest(values_QM: NDArray[np.float32], count: int) -> NDArray[np.intp]:
