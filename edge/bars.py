@@ -19,7 +19,10 @@ USUAL_DECAY = 0.07
 LEAST_DECAY, MOST_DECAY = 0.02, 0.15
 """A tail of few pairs may look steeper or flatter than any is."""
 MOST = 0.97
-"""However many people are known, one is still recognised from here on."""
+"""However many people are known, one is still recognised from here on, ..."""
+SAME_REACHING = "0.05"
+"""... and from where all but this share of the halves of a track reach: a bar that turns away people who were just seen
+tells nobody apart any more. Times and the mean over many pairs have to do the rest."""
 ENROLLED_ODDS = 2.0
 """How much rather people the user has enrolled may be recognised than those the site found itself."""
 
@@ -36,13 +39,15 @@ class Bars:
     """Of comparisons of different people, at `min_similarity`; None: the bar is the same for every gallery."""
     stranger_rate: float = 0.05
     """Share of strangers that may be taken for somebody, whoever it is."""
+    most: float = MOST
+    """The bar is never higher."""
 
     def at(self, people: int) -> float:
         """The bar where there are so many people it could be."""
         if self.false_match_rate is None:
             return self.min_similarity
         wanted = min(self.stranger_rate / max(people, 1), self.false_match_rate)
-        return min(self.min_similarity + self.decay * math.log(self.false_match_rate / wanted), MOST)
+        return min(self.min_similarity + self.decay * math.log(self.false_match_rate / wanted), self.most)
 
     @property
     def enrolled_lead(self) -> float:
@@ -66,6 +71,7 @@ def bars_of(report: ThresholdReport | None, *, min_similarity: float, fixed: boo
         decay=tail_decay(report),
         false_match_rate=None if fixed else report.false_match_rate,
         stranger_rate=stranger_rate,
+        most=min(report.same_quantiles.get(SAME_REACHING, MOST), MOST),
     )
 
 

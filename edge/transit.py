@@ -39,7 +39,7 @@ NEAR_PRIOR = 2.0, 0.02
 """Before anything is learned: counts of people found again where they were lost, and rivals there per arrival."""
 LIMITS_STRENGTH = 10.0
 """Counts that walking times given by the user are worth."""
-MOST_EVIDENCE, MOST_AGAINST = 6.0, 0.3
+MOST_EVIDENCE, MOST_AGAINST = 4.0, 0.3
 """Natural logarithms. Times may speak loudly for somebody, but hardly against: who was away for long may come back."""
 
 

@@ -38,3 +38,10 @@ def test_an_older_bundle_tells_the_decay_by_its_quantiles() -> None:
 
 def test_people_the_user_enrolled_are_recognised_at_a_lower_bar() -> None:
     assert Bars(min_similarity=0.6, decay=0.1).enrolled_lead == pytest.approx(0.0693, abs=1e-4)
+
+
+def test_the_bar_never_turns_away_who_was_just_seen() -> None:
+    report = REPORT.model_copy(update={"same_quantiles": {"0.05": 0.66}})
+    bars = bars_of(report, min_similarity=0.6, fixed=False, stranger_rate=0.1)
+    assert bars.at(10) == pytest.approx(0.6)
+    assert bars.at(1000) == 0.66
