@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TAIL_SHARE = 0.1
 """Of the pairs, the most similar ones."""
 CERTAIN_POWER = 1.5
+COUNTED_PAIRS = 10
+"""Of certain pairs, the most similar ones, as few as can be counted."""
 MIXED_TAIL = (0.1, 0.03)
 """Between the similarities that these shares of different people reach, the decay of the tail of all pairs is read."""
 MIXED_ROUNDS = 30
@@ -73,16 +75,18 @@ def exponential_tail(similarities_P: NDArray[np.float64], share: float = TAIL_SH
 
 
 def certain_tail(similarities_P: NDArray[np.float64]) -> Tail:
-    """The tail of pairs of which it is certain that none is of one person.
+    """The tail of pairs of which it is certain that none is of one person, from the `COUNTED_PAIRS` most similar on.
 
-    Similarities of people who have nothing in common fall off nearly as a Gaussian, those of lookalikes prolong that:
-    between the two kinds of tail, `CERTAIN_POWER` came nearest on simulated sites (docs/identity.md). The median again,
-    as a single pair of lookalikes who are often in view together is several of a few hundred pairs.
+    Its decay is that from the similarity that `TAIL_SHARE` reaches to there. Similarities of people who have nothing in
+    common fall off nearly as a Gaussian, those of lookalikes prolong that: of the powers between the two kinds of tail,
+    `CERTAIN_POWER` came nearest on simulated sites (docs/identity.md). The few most similar pairs are left out, as a
+    single pair of lookalikes who are often in view together may be all of them.
     """
     powers_P = np.maximum(similarities_P, 0.0) ** CERTAIN_POWER
-    tail = exponential_tail(powers_P)
-    start = tail.start ** (1 / CERTAIN_POWER)
-    return Tail(start=start, share=tail.share, decay=tail.decay, power=CERTAIN_POWER)
+    share = min(COUNTED_PAIRS / len(powers_P), TAIL_SHARE / 2)
+    near, far = np.quantile(powers_P, [1 - TAIL_SHARE, 1 - share]).tolist()
+    decay = (far - near) / float(np.log(TAIL_SHARE / share))
+    return Tail(start=far ** (1 / CERTAIN_POWER), share=share, decay=decay, power=CERTAIN_POWER)
 
 
 def mixed_tail(similarities_P: NDArray[np.float64], rate: float) -> Tail:
