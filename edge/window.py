@@ -29,14 +29,14 @@ MOST_SIGHTINGS = 512
 """Of the window; in a crowd it is shorter."""
 MOST_ONCE_SEEN = 4096
 """Sightings of people seen once, from before the window, that are kept in memory; the newest."""
-MOST_TOGETHER = 192
+MOST_TOGETHER = 96
 """Sightings decided about at once, the nearest first; bounds the time a decision takes."""
 MOST_IDENTITIES = 8
 """Identities from longer ago that are looked at for each sighting."""
 CLOCK_SET_BACK = 60.0
 """Seconds by which tracks may end out of order before it is taken for a clock that was set back."""
 PASSINGS = "SELECT camid, started_at, ended_at FROM sightings WHERE global_id = ? ORDER BY ended_at DESC LIMIT 300"
-NEAR = 1.0
+NEAR = 0.5
 """Decays of similarity below the bar down to which a sighting may have to do with another."""
 HOLD = 0.5
 """Decays of similarity by which a new answer must be better than the one that stands."""
