@@ -8,7 +8,7 @@ gallery, half a stranger.
 
 Beside the gallery, in the same process: the plain product with all embeddings, and what faiss offers of the kind.
 
-    python benchmarks/gallery.py                        # 100,000 and 1,000,000: 10 minutes, 4 GB of memory, 3 GB of disk
+    python benchmarks/gallery.py                        # 100,000 and 1,000,000: 10 minutes, 4 GB of memory
     python benchmarks/gallery.py --identities 100000    # one minute
     python benchmarks/gallery.py --table                # write the table of the last result into the docs
 """
