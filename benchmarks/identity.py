@@ -185,6 +185,7 @@ def score_site(path: Path, bundle: Path, settings: Sequence[str] = (), *, jobs: 
         "tail_decay": report.tail_decay,
         "threshold_method": report.method,
         "score": asdict(replayed.score),
+        "score_alone": asdict(recording.score(replayed.identities, alone=True)),
         "false_merges": false_merges(replayed.identities, people),
         "identities_per_person": splits(replayed.identities, people),
         "live": live_errors(replayed.identities, recording),
@@ -366,6 +367,7 @@ def describe(result: dict[str, Any]) -> str:
         "cameras, people",
         "IDF1",
         "precision, recall",
+        "IDF1, undecided alone",
         "same tracks, best threshold",
         "same tracks, true",
     ]
@@ -376,6 +378,7 @@ def describe(result: dict[str, Any]) -> str:
             f"{site['cameras']}, {site['people']}",
             f"{site['score']['idf1']:.3f}",
             f"{site['score']['precision']:.3f}, {site['score']['recall']:.3f}",
+            f"{site['score_alone']['idf1']:.3f}",
             f"{site['tuned']['idf1']:.3f}",
             f"{site['oracle']['idf1']:.3f}",
             f"{site['greedy_tuned']:.3f}",
@@ -409,7 +412,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=Path("out/identity"), help="folder for all that is made")
     parser.add_argument("--sites", nargs="+", choices=list(SITES), default=list(SITES))
-    parser.add_argument("--seed", type=int, default=0, help="of the sites; nothing was tuned on 0")
+    parser.add_argument("--seed", type=int, default=7, help="of the sites; nothing was tuned on 7")
     parser.add_argument("--jobs", type=int, default=2, help="processes that film")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages; the others were done")
     parser.add_argument("--result", type=Path, default=RESULT)

@@ -61,6 +61,7 @@ BOX = np.dtype(
 ENDED = np.dtype([("camera", "i2"), ("frame", "i4"), ("time", "f8"), ("track_id", "i4")])
 PICTURE = np.dtype([("camera", "i2"), ("frame", "i4"), ("time", "f8"), ("track_id", "i4"), ("weight", "f4")])
 AGREEMENT = np.dtype([("pid", "i4"), ("camera", "i2"), ("track_id", "i4"), ("boxes", "i4")])
+COUNTED = np.dtype([("camera", "i2"), ("track_id", "i4"), ("boxes", "i4")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,6 @@ class Facts:
     encoder_hash: str
     precision: str
     true_boxes: int
-    predicted_boxes: int
     detected: int
     """True boxes that were found, whoever they were taken for."""
     pids: tuple[int, ...]
@@ -96,6 +96,8 @@ class Recording:
     """Unit length."""
     agreements_A: NDArray[np.void]
     """How many boxes of a track show a person: pid, camera, track_id, boxes."""
+    counted_C: NDArray[np.void]
+    """How many boxes of a track count, right or wrong: camera, track_id, boxes."""
 
     def save(self, path: Path) -> None:
         """Write one `.npz`."""
@@ -113,22 +115,31 @@ class Recording:
         """The track that a row of any table is about."""
         return self.facts.cameras[row["camera"]], int(row["track_id"])
 
-    def score(self, identities: Mapping[TrackKey, Hashable | None]) -> IdentityScore:
-        """Hold an identity for every track against the truth; a track without one is an identity of its own."""
+    def score(self, identities: Mapping[TrackKey, Hashable | None], *, alone: bool = False) -> IdentityScore:
+        """Hold an identity for every track against the truth.
+
+        Args:
+            identities: None, or none at all, for a track that is undecided.
+            alone: Whether an undecided track counts as a person of its own. Else it says nothing: its boxes are missed,
+                and where they show nobody they are not wrong either.
+        """
+        taken: dict[TrackKey, Hashable] = {key: own for key, own in identities.items() if own is not None}
+        if alone:
+            taken = {key: taken.get(key, key) for key in map(self.key, self.counted_C)}
         pairs: Counter[tuple[int, Hashable]] = Counter()
         for row in self.agreements_A:
-            key = self.key(row)
-            identity = identities.get(key)
-            pairs[int(row["pid"]), key if identity is None else identity] += int(row["boxes"])
-        found = {identity for identity in identities.values() if identity is not None}
-        return score_counts(
+            if (key := self.key(row)) in taken:
+                pairs[int(row["pid"]), taken[key]] += int(row["boxes"])
+        found = score_counts(
             pairs,
             true_boxes=self.facts.true_boxes,
-            predicted_boxes=self.facts.predicted_boxes,
+            predicted_boxes=sum(int(row["boxes"]) for row in self.counted_C if self.key(row) in taken),
             detected=self.facts.detected,
             identities_true=len(self.facts.pids),
-            identities_found=len(found),
+            identities_found=len({identity for identity in identities.values() if identity is not None}),
         )
+        every_box = self.facts.true_boxes + int(self.counted_C["boxes"].sum())
+        return replace(found, detection_f1=2 * self.facts.detected / max(every_box, 1))
 
     def people(self) -> dict[TrackKey, int]:
         """Whom each track shows in most of its boxes; tracks that show nobody are left out."""
@@ -146,7 +157,8 @@ class Recording:
         return {key: np.asarray(sum_D / np.linalg.norm(sum_D), dtype=np.float32) for key, sum_D in sums.items()}
 
 
-ROWS = ("boxes_B", "ended_E", "pictures_P", "agreements_A")
+TIMED = ("boxes_B", "ended_E", "pictures_P")
+ROWS = (*TIMED, "agreements_A", "counted_C")
 TABLES = (*ROWS, "embeddings_PD")
 
 
@@ -329,12 +341,12 @@ def record(
     every = [match for found in matches.values() for match in found]
     counts = Counter((pid, key) for match in every for pid, key in match.pairs)
     rows = [(pid, cameras.index(camid), track_id, boxes) for (pid, (camid, track_id)), boxes in sorted(counts.items())]
+    counted = Counter(key for match in every for key in match.predicted)
     facts = Facts(
         cameras=tuple(cameras),
         encoder_hash=encoder.bundle.encoder_hash,
         precision=encoder.precision,
         true_boxes=sum(match.true_boxes for match in every),
-        predicted_boxes=sum(match.predicted_boxes for match in every),
         detected=sum(match.detected for match in every),
         pids=tuple(sorted({pid for match in every for pid in match.pids})),
         residents=tuple(residents),
@@ -347,6 +359,10 @@ def record(
         pictures_P=np.array(recorder.pictures, dtype=PICTURE),
         embeddings_PD=np.array(recorder.embeddings_D, dtype=np.float32),
         agreements_A=np.array(rows, dtype=AGREEMENT),
+        counted_C=np.array(
+            [(cameras.index(camid), track_id, boxes) for (camid, track_id), boxes in sorted(counted.items())],
+            dtype=COUNTED,
+        ),
     )
 
 
@@ -359,14 +375,13 @@ def join(recordings: Sequence[Recording]) -> Recording:
         every[0],
         cameras=cameras,
         true_boxes=sum(facts.true_boxes for facts in every),
-        predicted_boxes=sum(facts.predicted_boxes for facts in every),
         detected=sum(facts.detected for facts in every),
         pids=tuple(sorted({pid for facts in every for pid in facts.pids})),
     )
     tables = {name: _joined([getattr(recording, name) for recording in recordings], cameras, every) for name in ROWS}
     order_P = np.argsort(tables["pictures_P"]["time"], kind="stable")
     embeddings_PD = np.concatenate([recording.embeddings_PD for recording in recordings])[order_P]
-    for name in ROWS[:-1]:
+    for name in TIMED:
         tables[name] = tables[name][np.argsort(tables[name]["time"], kind="stable")]
     return Recording(facts=facts, embeddings_PD=embeddings_PD, **tables)
 

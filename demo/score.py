@@ -61,9 +61,15 @@ class FrameMatch:
 
     pairs: tuple[tuple[int, Hashable], ...]
     true_boxes: int
-    predicted_boxes: int
+    predicted: tuple[Hashable, ...]
+    """Identities of the predicted boxes that count."""
     pids: tuple[int, ...] = ()
     """Of the true boxes that count."""
+
+    @property
+    def predicted_boxes(self) -> int:
+        """Predicted boxes that count."""
+        return len(self.predicted)
 
     @property
     def detected(self) -> int:
@@ -108,7 +114,7 @@ def match_frame(true: Sequence[Truth], predicted: Sequence[Box]) -> FrameMatch:
     return FrameMatch(
         pairs=pairs,
         true_boxes=int(counted_G.sum()),
-        predicted_boxes=len(predicted) - int(on_hidden_P.sum()),
+        predicted=tuple(box.identity for box, hidden in zip(predicted, on_hidden_P, strict=True) if not hidden),
         pids=tuple(t.pid for t, counted in zip(true, counted_G, strict=True) if counted),
     )
 

@@ -37,7 +37,7 @@ class Bars:
     """Similarity by which the tail of different people falls to one e-th."""
     false_match_rate: float | None = None
     """Of comparisons of different people, at `min_similarity`; None: the bar is the same for every gallery."""
-    stranger_rate: float = 0.05
+    stranger_rate: float = 0.02
     """Share of strangers that may be taken for somebody, whoever it is."""
     most: float = MOST
     """The bar is never higher."""

@@ -57,8 +57,8 @@ class EvidenceConfig(BaseModel, frozen=True, extra="forbid"):
 
     A late answer is the better one: whoever seems new at first is often known once seen from another side.
     """
-    min_embeddings_end: int = Field(1, ge=1)
-    """Pictures that suffice for a decision when the track is over."""
+    min_embeddings_end: int = Field(3, ge=1)
+    """Pictures that suffice for a decision when the track is over; what is seen for a moment is often no person."""
     min_sightings: int = Field(2, ge=1, le=2)
     """Sightings of one person before there is an identity; with 1 everybody is somebody at once."""
     decide_every: float = Field(2.0, gt=0)

@@ -45,7 +45,7 @@ class IdentityConfig(EvidenceConfig, frozen=True, extra="forbid"):
     """Least similarity to an identity to be it; None takes the bundle's calibrated one."""
     min_margin: float = Field(0.0, ge=0, le=2)
     """Least lead over the second-best identity."""
-    stranger_rate: float = Field(0.05, gt=0, lt=1)
+    stranger_rate: float = Field(0.02, gt=0, lt=1)
     """Share of strangers that may be taken for somebody; with the bundle's threshold only, which rises for it with the
     number of people known."""
     max_exemplars: int = Field(8, ge=1)

@@ -131,7 +131,7 @@ def test_a_person_with_two_identities_counts_as_two(identity: ModuleType) -> Non
 def by_hand(recorded: ModuleType) -> Any:
     """Resident 1 in both halves, stranger 2 in the second, a box each; embeddings of the three tracks."""
     facts = recorded.Facts(
-        cameras=("cam1", "cam2"), encoder_hash="", precision="float", true_boxes=3, predicted_boxes=3, detected=3,
+        cameras=("cam1", "cam2"), encoder_hash="", precision="float", true_boxes=6, detected=5,
         pids=(1, 2), residents=(1,), half_at=100.0,
     )  # fmt: skip
     ended = [(0, 10, 50.0, 1), (0, 30, 150.0, 2), (1, 40, 160.0, 1)]
@@ -142,7 +142,17 @@ def by_hand(recorded: ModuleType) -> Any:
         pictures_P=np.array([(*row, 1.0) for row in ended], dtype=recorded.PICTURE),
         embeddings_PD=np.array([(1, 0), (1, 0), (0.8, 0.6)], dtype=np.float32),
         agreements_A=np.array([(1, 0, 1, 2), (1, 0, 2, 2), (2, 1, 1, 1)], dtype=recorded.AGREEMENT),
+        counted_C=np.array([(0, 1, 2), (0, 2, 2), (1, 1, 1), (1, 9, 3)], dtype=recorded.COUNTED),
     )
+
+
+def test_an_undecided_track_says_nothing_or_is_somebody_of_its_own(recorded: ModuleType) -> None:
+    recording = by_hand(recorded)
+    silent = recording.score({("cam1", 1): 7, ("cam1", 2): 7, ("cam2", 1): None})
+    assert (silent.precision, silent.recall) == (1.0, 4 / 6)  # three boxes of nobody were not said to be somebody
+    alone = recording.score({("cam1", 1): 7, ("cam1", 2): 7, ("cam2", 1): None}, alone=True)
+    assert (alone.precision, alone.recall) == (5 / 8, 5 / 6)
+    assert silent.detection_f1 == alone.detection_f1 == 10 / 14
 
 
 @pytest.mark.parametrize(
