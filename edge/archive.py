@@ -43,6 +43,8 @@ VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 UNIT_LENGTH = (0.99, 1.01)
 """What an embedding's length may be; float16 in between loses less."""
+MOST = 1 << 48
+"""Numbers beyond are no reidge's; from SQLite's largest on, no new one could be given."""
 Uid = Field(pattern=r"^[0-9a-f]{32}$")
 Entry = TypeVar("Entry", bound=BaseModel)
 
@@ -70,7 +72,7 @@ class IdentityEntry(BaseModel, frozen=True, extra="forbid"):
     """One line of `identities.jsonl`."""
 
     uid: str = Uid
-    number: int = Field(gt=0)
+    number: int = Field(gt=0, le=MOST)
     """`global_id` in the gallery that it comes from."""
     created_at: float = Field(allow_inf_nan=False)
     last_seen: float = Field(allow_inf_nan=False)
@@ -86,11 +88,11 @@ class SightingEntry(BaseModel, frozen=True, extra="forbid"):
     identity: str | None
     """uid; None while undecided."""
     camid: str
-    track_id: int
+    track_id: int = Field(ge=0, le=MOST)
     started_at: float = Field(allow_inf_nan=False)
     ended_at: float = Field(allow_inf_nan=False)
     similarity: float | None
-    pictures: int = Field(ge=0)
+    pictures: int = Field(ge=0, le=MOST)
     row: int | None
     """Of its embedding in `sightings.npy`; None without one."""
 

@@ -127,6 +127,7 @@ def other_line(**values: Any) -> Callable[[bytes], bytes]:
         ("identities.jsonl", lambda _: b"", "incomplete"),
         ("identities.jsonl", other_line(uid="../../etc"), r"identities\.jsonl, line 1: uid"),
         ("identities.jsonl", other_line(last_seen=float("inf")), "last_seen"),
+        ("identities.jsonl", other_line(number=2**63 - 1), "number"),  # after it no number could be given
         ("exemplars.jsonl", other_line(identity=GONE), "an exemplar is of nobody"),
         ("sightings.jsonl", other_line(identity=GONE), "a sighting is of nobody"),
         ("sightings.jsonl", other_line(row=5), "other rows"),
