@@ -46,12 +46,13 @@ class Roster(Followed):
         super().__init__(store)
         self._max_exemplars = max_exemplars
         self._index = Index(store.embedding_dim)
-        self._identities = {identity.global_id: identity for identity in store.identities()}
-        self._last = store.last_numbers()
         self._unwritten: dict[int, tuple[int, SightingRow]] = {}
-        self._index.reserve(store.read("SELECT count(*) FROM exemplars")[0][0])
-        for block in store.exemplars():
-            self._index.load(block)
+        with store.snapshot():  # beside a site that runs, somebody may come between two questions
+            self._identities = {identity.global_id: identity for identity in store.identities()}
+            self._last = store.last_numbers()
+            self._index.reserve(store.read("SELECT count(*) FROM exemplars")[0][0])
+            for block in store.exemplars():
+                self._index.load(block)
         self._index.choose()
 
     def __len__(self) -> int:
@@ -266,6 +267,7 @@ class Roster(Followed):
                 statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, absorbed), absorbed)))
         statements.append(Statement(records.MOVE_SIGHTINGS, (kept, absorbed, marks)))
         self._restore(absorbed, OWN_AMONG, (kept, marks), statements)
+        self._restore(kept, OWN_BESIDE, (kept, marks), statements)
         self._see_again(kept, merge.kept_last_seen, merge.sightings, statements)
         self.keep(statements)
         return kept
@@ -329,6 +331,8 @@ class Roster(Followed):
             for sighting_id in sighting_ids:
                 while rows := self._index.rows_from(sighting_id):
                     self._index.drop(max(rows))
+        for sighting_id in sighting_ids:
+            self._unwritten.pop(sighting_id, None)
         self.keep(forget_sightings(sighting_ids, erased_at=time.time() if tombstone else None))
 
     def scrub(self) -> None:
@@ -342,7 +346,6 @@ class Roster(Followed):
                 f"what was forgotten is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
                 "It will be as soon as the file can be written, unless the process ends before."
             )
-        self._drop_written()
         self.store.flush_journal()
 
     def erase(self, global_id: int) -> None:
@@ -370,7 +373,7 @@ class Roster(Followed):
             raise InputError("an embedding has infinite numbers or none at all. Leave its picture out.")
 
     def _drop_written(self) -> None:
-        """Let go of sightings that the file has."""
+        """Let go of sightings that the file has; for the loop's thread alone."""
         while self._unwritten:
             sighting_id, (mark, _) = next(iter(self._unwritten.items()))
             if not self.durable(mark):

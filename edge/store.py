@@ -415,7 +415,8 @@ class Store:
             try:
                 yield
             finally:
-                self._reader.execute("ROLLBACK")
+                if self._reader.in_transaction:  # a damaged page ends it too
+                    self._reader.execute("ROLLBACK")
 
     def images(self, where: str, values: Sequence[object] = ()) -> list[tuple[int | None, int | None, bytes]]:
         """Read pictures for which a condition holds: sighting_id or exemplar_id, and the encoded image.

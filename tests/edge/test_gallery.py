@@ -10,7 +10,8 @@ import pytest
 from reidge.edge import keeper
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.gallery import Gallery, GalleryConfig
-from reidge.edge.records import SightingRow
+from reidge.edge.records import Identity, SightingRow
+from reidge.edge.store import Store
 from tests.edge.test_keeper import full_disk, wait_until_failed
 
 if TYPE_CHECKING:
@@ -439,3 +440,33 @@ def test_a_split_needs_no_disk_that_is_well(tmp_path: Path, monkeypatch: pytest.
     with open_gallery(path, nearest=1) as gallery:
         assert gallery.match(unit(62)).global_id == made
         assert [row.sighting_id for row in gallery.sightings(global_id=made)] == [second]
+
+
+def test_who_lost_all_exemplars_by_a_merge_gets_them_back_with_it() -> None:
+    with open_gallery(nearest=1, max_exemplars=1) as gallery:
+        one, _ = visit(gallery, 0, at=10.0)
+        other = gallery.enrol(unit(20), captured_at=20.0, quality=2.0)  # better: of the two it stays
+        gallery.merge(kept=one, absorbed=other)
+        assert gallery.similarities(unit(0))[one] == pytest.approx(np.cos(np.radians(20)))
+        gallery.unmerge(other)
+        assert gallery.similarities(unit(0)) == pytest.approx({one: 1.0, other: np.cos(np.radians(20))})
+
+
+def test_somebody_who_comes_while_another_process_opens_the_gallery_is_whole_there_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        gallery.enrol(unit(0), captured_at=0.0)
+        assert gallery.flush(5.0)
+        identities = Store.identities
+
+        def and_then_somebody_comes(store: Store) -> list[Identity]:
+            found = identities(store)
+            gallery.enrol(unit(90), captured_at=1.0)
+            assert gallery.flush(5.0)
+            return found
+
+        monkeypatch.setattr(Store, "identities", and_then_somebody_comes)
+        config = GalleryConfig(min_similarity=0.8)
+        with Gallery(gallery.path, encoder_hash=ENCODER, embedding_dim=2, config=config, shared=True) as reader:
+            assert [candidate.global_id for candidate in reader.nearest(unit(90))] == [1]
