@@ -99,6 +99,9 @@ class Desk(threading.Thread):
             job.answer = {"refused": str(error)}
         except ReidgeError as error:
             job.answer = {"failed": str(error)}
+        except Exception:  # what nobody thought of may cost one request, and not the run
+            log.exception("a request for the gallery failed")
+            job.answer = {"failed": "the site could not do it. See its log."}
         job.mark = self._gallery.mark()
         job.done.set()
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PORTION = 200
 """Identities, and sightings, that are forgotten in one go because they are too old: the loop waits meanwhile."""
+SIGHTINGS_AMONG = "SELECT sighting_id FROM sightings WHERE sighting_id IN (SELECT value FROM json_each(?))"
 NAME_PATTERN = r"^\S(.*\S)?$"
 Answer = dict[str, Any]
 
@@ -177,6 +179,9 @@ class Erase(Request, frozen=True):
         """Forget all of them, or nobody where one of them does not exist."""
         for global_id in self.global_ids:
             gallery.identity(global_id)
+        known = {number for (number,) in gallery.store.read(SIGHTINGS_AMONG, (json.dumps(self.sighting_ids),))}
+        if missing := set(self.sighting_ids) - known:
+            raise InputError(f"there is no sighting {min(missing)} in {gallery.path}. See: reidge gallery list")
         for global_id in dict.fromkeys(self.global_ids):
             gallery.forget(global_id)
         if self.sighting_ids:

@@ -130,6 +130,7 @@ def test_what_the_site_refuses_is_an_error_of_whoever_asked(tmp_path: Path) -> N
             for request, words in (
                 (Rename(by="ada", global_id=7, name=None), "no identity 7"),
                 (Erase(by="ada", global_ids=(1, 7)), "no identity 7"),
+                (Erase(by="ada", global_ids=(1,), sighting_ids=(5,)), "no sighting 5"),
                 (Split(by="ada", global_id=1, sighting_ids=(3,)), "none of the sightings"),
             ):
                 with pytest.raises(InputError, match=words):
@@ -191,6 +192,20 @@ def test_nonsense_in_the_file_is_answered_and_stops_nothing(tmp_path: Path) -> N
         assert "another reidge" in shared.read("SELECT answer FROM requests")[0][0]
         shared.close()
     assert len(told) == 1
+
+
+def test_a_request_that_nobody_thought_of_costs_itself_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_gallery(tmp_path) as gallery, at_work(gallery) as told:
+        shared = another_process(tmp_path)
+        with Postbox(shared) as box:
+            with pytest.raises(ReidgeError, match="could not do it"):
+                box.ask(Enrol(by="ada", shots=(Shot(embedding="A", quality=1.0),), captured_at=1.0))
+            assert box.ask(Enrol(by="ada", shots=(shot(1),), captured_at=1.0))["global_id"] == 1
+        shared.close()
+    assert len(told) == 1
+    assert "a request for the gallery failed" in caplog.text
 
 
 def test_the_site_forgets_by_itself_who_was_not_seen_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
