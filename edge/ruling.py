@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from reidge.edge.errors import ReidgeError
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
@@ -113,7 +115,10 @@ class Ruling:
                 if other != target:
                     yield self._merge(kept=target, absorbed=other, nodes=nodes)
         elif self._suffices(sightings) and self._doubtful.isdisjoint(nodes):
-            target = yield from self._new(sightings, held)
+            try:
+                target = yield from self._new(sightings, held)
+            except ReidgeError:  # of the disk, which its writer tells: everybody stays who they were for now
+                return
         else:
             target = None
         for node, sighting in zip([n for n in nodes if n >= self._first], sightings, strict=True):

@@ -39,6 +39,7 @@ ONCE_SEEN = """sighting_id IN (
     WHERE global_id IS NULL AND embedding IS NOT NULL AND (ended_at < ? OR ended_at > ?)
     ORDER BY ended_at DESC LIMIT ?)"""
 """The newest sightings that are undecided and not of the last while."""
+MERGED = "SELECT other_id, global_id FROM history WHERE action = 'merge' AND undone_at IS NULL ORDER BY history_id"
 
 Box = tuple[float, float, float, float]
 
@@ -239,7 +240,10 @@ class SightingBook:
 
     def resume(self, now: float) -> None:
         """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
-        self.window.taken_apart = taken_apart(self.gallery.store.read(PARTED))
+        became = dict(self.gallery.store.read(MERGED))
+        for pair in taken_apart(self.gallery.store.read(PARTED)):
+            two = frozenset(_followed(number, became) for number in pair)
+            self.window.taken_apart |= {two} if len(two) > 1 else set()
         since = now - self.config.window
         undecided = self.gallery.store.sightings(ONCE_SEEN, (since, now, MOST_ONCE_SEEN))
         for row in undecided:
@@ -276,6 +280,8 @@ class SightingBook:
         """Take in that two identities were merged."""
         self.window.changed()
         self.merged[absorbed] = kept
+        parted = [pair for pair in self.window.taken_apart if absorbed in pair and kept not in pair]
+        self.window.taken_apart |= {pair - {absorbed} | {kept} for pair in parted}
         for sighting in self._everyone():
             if sighting.global_id == absorbed:
                 sighting.global_id = kept
@@ -345,3 +351,10 @@ class SightingBook:
         known = sum(isinstance(key, int) for key in passed)
         others = max(len(self.gallery) - known, 0) + len(self.window.once_seen)
         self.window.transits.learn(sighting, rivals, chosen, others=others)
+
+
+def _followed(global_id: int, became: Mapping[int, int]) -> int:
+    """What an identity is part of by now."""
+    while global_id in became:
+        global_id = became[global_id]
+    return global_id

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from reidge.edge.associate import Evidence
 from reidge.edge.byhand import take_over
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.holdback import Holdback
@@ -13,7 +14,9 @@ from reidge.edge.metrics import Metrics
 from reidge.edge.reporter import Reporter
 from reidge.edge.requests import Enrol, Erase, Merge, Request, Retain, Shot, Split, Unmerge
 from reidge.edge.retention import RetentionConfig
+from reidge.edge.ruling import Ruling
 from reidge.edge.sightings import EvidenceConfig, Sighting, SightingBook
+from reidge.edge.window import Question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +131,44 @@ def test_what_a_user_took_apart_stays_apart_also_after_a_restart(running: Runnin
     running.start()
     running.passing(0, 140)
     assert running.gallery.identities() == [1, 2]
+
+
+def test_what_a_user_took_apart_stays_apart_when_one_of_them_goes_by_another_number(running: Running) -> None:
+    known = running.passing(90, 100)
+    one, other = running.passing(0, 110), running.passing(0, 120)
+    running.ask(Split(by="ada", global_id=2, sighting_ids=(other.sighting_id,)))
+    running.gallery.merge(kept=1, absorbed=2)  # as the site does by itself
+    running.book.adopt(kept=1, absorbed=2)
+    assert (known.global_id, one.global_id, other.global_id) == (1, 1, 3)
+    assert frozenset((1, 3)) in running.book.window.taken_apart
+    running.start()
+    running.book.resume(130.0)
+    assert running.book.window.taken_apart == {frozenset((1, 3))}
+    running.ask(Merge(by="ada", kept=1, absorbed=3))  # the user has thought better of it
+    running.start()
+    running.book.resume(130.0)
+    assert running.book.window.taken_apart == set()
+
+
+def test_a_disk_that_cannot_be_read_parts_nobody_and_ends_nothing(running: Running) -> None:
+    one, other = running.passing(0, 100), running.passing(5, 110)
+    assert one.global_id == other.global_id == 1
+    evidence = Evidence(
+        similarity_NN=np.eye(2),
+        weight_N=np.ones(2),
+        transit_NN=np.zeros((2, 2)),
+        apart_NN=np.zeros((2, 2), dtype=bool),
+        decay=0.1,
+    )
+    question = Question(anchors=(), sightings=(one, other), likeness_NN=np.eye(2), evidence=evidence)
+    running.gallery.store._reader.close()
+    assert list(Ruling(running.book, question, [[0], [1]], other).changes()) == []
+    assert (one.global_id, other.global_id) == (1, 1)
+    running.gallery.store.reopen()
+    assert [change.kind for change in Ruling(running.book, question, [[0], [1]], other).changes()] == [
+        "split", "decided",
+    ]  # fmt: skip
+    assert (one.global_id, other.global_id) == (1, 2)
 
 
 def test_a_merge_that_was_taken_back_is_not_made_again_by_the_site(running: Running) -> None:
