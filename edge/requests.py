@@ -158,6 +158,9 @@ class Split(Request, frozen=True):
 
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
         """Split."""
+        own = gallery.own_among(self.global_id, self.sighting_ids)
+        if own and (others := set(self.sighting_ids) - own.keys()):
+            raise InputError(f"sighting {min(others)} is not of identity {self.global_id}. See: reidge gallery show")
         made = gallery.split(self.global_id, self.sighting_ids)
         gallery.keep([audit.note("split", actor=self.by, subject=(self.global_id, made))])
         return {"global_id": made, "split_from": self.global_id, "sightings": list(self.sighting_ids)}

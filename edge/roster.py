@@ -98,6 +98,21 @@ class Roster(Followed):
         where = [(clause, value) for clause, value in asked if value is not None]
         return self.store.sightings(" AND ".join(clause for clause, _ in where) or "1", [value for _, value in where])
 
+    def own_among(self, global_id: int, sighting_ids: Collection[int]) -> dict[int, SightingRow]:
+        """Those of some sightings that are an identity's, by number.
+
+        The file may be behind; of a sighting that has an exemplar, memory knows better whose it is.
+
+        Raises:
+            ReidgeError: The file cannot be read.
+        """
+        self.settle()
+        marks = json.dumps(sorted(sighting_ids))
+        rows = self.store.sightings("sighting_id IN (SELECT value FROM json_each(?))", (marks,))
+        known = {row.sighting_id: row for row in rows}
+        known |= {i: self._unwritten[i][1] for i in sighting_ids if i in self._unwritten and i not in known}
+        return {i: row for i, row in known.items() if self._owner(row) == global_id}
+
     # What is remembered
 
     def enrol(
@@ -283,8 +298,7 @@ class Roster(Followed):
             ReidgeError: The file cannot be read.
         """
         self._require(global_id)
-        self.settle()
-        moving = self._own_among(global_id, sighting_ids)
+        moving = self.own_among(global_id, sighting_ids)
         if not moving:
             raise InputError(f"none of the sightings given are of identity {global_id}.")
         marks = json.dumps(sorted(moving))
@@ -418,17 +432,6 @@ class Roster(Followed):
     def _add(self, exemplar: Exemplar, statements: list[Statement]) -> None:
         self._index.add(exemplar)
         statements.append(records.put_exemplar(exemplar))
-
-    def _own_among(self, global_id: int, sighting_ids: Collection[int]) -> dict[int, SightingRow]:
-        """Those of some sightings that are an identity's, by number.
-
-        The file may be behind; of a sighting that has an exemplar, memory knows better whose it is.
-        """
-        marks = json.dumps(sorted(sighting_ids))
-        rows = self.store.sightings("sighting_id IN (SELECT value FROM json_each(?))", (marks,))
-        known = {row.sighting_id: row for row in rows}
-        known |= {i: self._unwritten[i][1] for i in sighting_ids if i in self._unwritten and i not in known}
-        return {i: row for i, row in known.items() if self._owner(row) == global_id}
 
     def _owner(self, sighting: SightingRow) -> int | None:
         for row in self._index.rows_from(sighting.sighting_id):

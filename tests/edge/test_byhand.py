@@ -8,6 +8,7 @@ import pytest
 
 from reidge.edge.associate import Evidence
 from reidge.edge.byhand import take_over
+from reidge.edge.errors import InputError
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.holdback import Holdback
 from reidge.edge.metrics import Metrics
@@ -131,6 +132,16 @@ def test_what_a_user_took_apart_stays_apart_also_after_a_restart(running: Runnin
     running.start()
     running.passing(0, 140)
     assert running.gallery.identities() == [1, 2]
+
+
+def test_a_sighting_of_somebody_else_is_not_split_off_with_the_others(running: Running) -> None:
+    _, one, other = running.passing(0, 100), running.passing(5, 110), running.passing(90, 120)
+    assert (one.global_id, other.global_id) == (1, 2)
+    with pytest.raises(InputError, match=f"sighting {other.sighting_id} is not of identity 1"):
+        running.ask(Split(by="ada", global_id=1, sighting_ids=(one.sighting_id, other.sighting_id)))
+    assert (one.global_id, other.global_id) == (1, 2)
+    assert running.gallery.identities() == [1, 2]
+    assert running.told() == []
 
 
 def test_what_a_user_took_apart_stays_apart_when_one_of_them_goes_by_another_number(running: Running) -> None:
