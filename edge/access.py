@@ -19,7 +19,7 @@ from reidge.edge.detectors.motion import MotionConfig
 from reidge.edge.errors import InputError
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.portraits import read_portraits
-from reidge.edge.postbox import Postbox, thrown_away
+from reidge.edge.postbox import NobodyAnswers, Postbox, thrown_away
 from reidge.edge.quality import QualityConfig
 from reidge.edge.service import least_similarity
 from reidge.edge.settings import validate
@@ -283,8 +283,13 @@ def change(site: GallerySite, request: Request) -> Answer:
             secret=site.storage.key,
         )
     except GalleryInUse:
-        with reading(site) as store, Postbox(store) as postbox:
-            return postbox.ask(request)
+        try:
+            with reading(site) as store, Postbox(store) as postbox:
+                return postbox.ask(request)
+        except NobodyAnswers:
+            if is_running(site):
+                raise
+            return change(site, request)  # it was no site but another command, which is done by now
     with gallery:
         gallery.keep([thrown_away()])  # no site runs that could take them up
         answer = request.fulfil(gallery)

@@ -39,6 +39,10 @@ def thrown_away() -> Statement:
     return Statement("DELETE FROM requests WHERE abs(? - at) > ?", (time.time(), STALE_SECONDS))
 
 
+class NobodyAnswers(ReidgeError):
+    """A request was taken back."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """One request in the file."""
@@ -83,19 +87,21 @@ class Postbox:
             for statement in statements:
                 self._db.execute(statement.sql, statement.values)
 
-    def ask(self, request: Request, *, seconds: float = ANSWER_SECONDS) -> Answer:
+    def ask(self, request: Request, *, seconds: float | None = None) -> Answer:
         """Put a request and wait for its answer.
 
         Raises:
             InputError: The site refused it.
-            ReidgeError: No site took it up, or it did not come to an end in time.
+            NobodyAnswers: No site took it up, and none will.
+            ReidgeError: It did not come to an end in time, or failed.
         """
+        seconds = ANSWER_SECONDS if seconds is None else seconds
         number = self._put(request)
         deadline = time.monotonic() + seconds
         while (answer := self._answer_to(number)) is None and time.monotonic() < deadline:
             time.sleep(ASK_EVERY)
         if answer is None and self._withdraw(number):
-            raise ReidgeError(
+            raise NobodyAnswers(
                 f"the site that runs on {self._store.path} does not answer; nothing was changed. See its log."
             )
         if answer is None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from reidge.cli.gallery import ACTIONS
 from reidge.cli.main import main
-from reidge.edge import cipher
+from reidge.edge import cipher, postbox
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
 from reidge.edge.retention import DAY
@@ -200,6 +201,21 @@ def test_a_request_that_nobody_waits_for_any_more_is_gone_with_the_next_change(
     stored(state, "INSERT INTO requests (at, action, arguments) VALUES (7.0, 'enrol', 'looks of somebody')")
     ask("rename", 1, "Bob")
     assert b"looks of somebody" not in content(state)
+
+
+def test_a_change_waits_for_another_command_to_let_go_of_the_gallery(
+    site: Path, ask: Callable[..., dict[str, Any]], pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = ask("enrol", pictures["anna1"])["global_id"]
+    (encoder,) = stored(site.parent / "state", "SELECT value FROM meta WHERE key = 'encoder'")[0]
+    path, config = site.parent / "state" / "gallery.sqlite", GalleryConfig(min_similarity=0.9)
+    monkeypatch.setattr(postbox, "ANSWER_SECONDS", 0.5)
+    command = Gallery(path, encoder_hash=encoder, embedding_dim=24, config=config)
+    timer = threading.Timer(0.2, command.close)
+    timer.start()
+    assert ask("rename", anna, "Anna")["name"] == "Anna"
+    timer.join()
+    assert stored(site.parent / "state", "SELECT name FROM identities") == [("Anna",)]
 
 
 def test_who_was_not_seen_for_long_is_forgotten_on_demand(
