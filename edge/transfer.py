@@ -34,6 +34,7 @@ MERGES = """
 SELECT global_id, other_id, json_extract(detail, '$.uid') FROM history
 WHERE action = 'merge' AND undone_at IS NULL ORDER BY history_id
 """
+ITS_SIGHTINGS = "SELECT uid FROM sightings WHERE global_id = ?"
 
 
 def pack(store: Store) -> Archive:
@@ -181,11 +182,17 @@ class _Taking:
         """Lines of the archive, and their exemplar_ids."""
 
     def forget(self) -> None:
-        """Erase here whom the archive's gallery has erased."""
+        """Erase here whom the archive's gallery has erased, as a whole where they are part of somebody by now."""
         now = time.time()
+        part_of, absorbed = self._merged(), _absorbed(self.store.read(MERGES))
+        uids = {identity.global_id: uid for uid, identity in self._here.items()}
         for entry in self.archive.tombstones:
-            if entry.uid in self._here:
-                self.statements += forget_identity(self._here.pop(entry.uid).global_id, erased_at=now)
+            whole = uids[part_of[entry.uid]] if entry.uid in part_of else entry.uid
+            if whole in self._here:
+                number = self._here.pop(whole).global_id
+                self.statements += forget_identity(number, erased_at=now)
+                self._graves |= {whole, *absorbed.get(number, ())}
+                self._graves |= {uid for (uid,) in self.store.read(ITS_SIGHTINGS, (number,))}
                 self.done.erased_here += 1
             if entry.uid in self._sightings:
                 self.statements += forget_sightings([self._sightings.pop(entry.uid)], erased_at=now)

@@ -133,6 +133,22 @@ def test_an_identity_that_absorbed_somebody_erased_here_does_not_bring_them_alon
     assert looks(other, [3, 13]) == [None, None]
 
 
+def test_whoever_was_erased_elsewhere_is_erased_here_also_as_part_of_somebody(tmp_path: Path, other: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        three_people(gallery)
+        separate = backup(gallery, tmp_path)
+        gallery.merge(kept=2, absorbed=1)
+    imported(other, separate)
+    with open_gallery(other) as gallery:
+        gallery.erase(1)
+        erased = backup(gallery, tmp_path)
+    assert imported(tmp_path, erased).erased_here == 1
+    assert looks(tmp_path, [1, 11, 2, 3]) == [None, None, None, 3]
+    with open_gallery(tmp_path) as gallery, pytest.raises(InputError, match="was not merged"):
+        gallery.unmerge(1)
+    assert imported(tmp_path, separate).erased_before == 2
+
+
 def test_a_sighting_that_was_erased_does_not_come_back(tmp_path: Path) -> None:
     with open_gallery(tmp_path) as gallery:
         sightings = three_people(gallery)
