@@ -33,6 +33,9 @@ ACTIONS = {
     "audit": "who looked for whom, named, erased or exported",
 }
 
+MOST = 2**63 - 1
+"""Largest number that SQLite knows."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions, each with its arguments."""
@@ -52,10 +55,21 @@ def run(args: argparse.Namespace) -> int:
     """Do what was asked and return the exit status."""
     from reidge.cli import gallery_actions
 
+    _check_numbers(args)
     action: Callable[[argparse.Namespace], gallery_actions.Said] = getattr(gallery_actions, f"do_{args.action}")
     said = action(args)
-    print(json.dumps(said.figures) if args.json else said.text)
+    print(json.dumps(said.figures) if args.json else said.text, flush=True)  # a reader that left is noticed here
     return 0
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that no file can hold."""
+    from reidge.edge.errors import InputError
+
+    for value in vars(args).values():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > MOST:
+                raise InputError(f"{number} is too large: numbers go up to {MOST}. See: reidge gallery list")
 
 
 def _limit(sub: argparse.ArgumentParser, default: int, what: str) -> None:

@@ -56,7 +56,11 @@ def do_show(args: argparse.Namespace) -> Said:
     with reading(_site(args)) as store:
         record = show_person(store, args.id, limit=args.limit)
     person = asdict(record.person)
-    about = person | {"created_at": _when(record.person.created_at), "last_seen": _when(record.person.last_seen)}
+    about = person | {
+        "name": person["name"] or "-",
+        "created_at": _when(record.person.created_at),
+        "last_seen": _when(record.person.last_seen),
+    }
     steps = [
         (_when(step.at), step.action, step.global_id, step.other_id, "taken back" if step.undone else "")
         for step in record.history
@@ -109,9 +113,10 @@ def do_search(args: argparse.Namespace) -> Said:
 
 def do_enrol(args: argparse.Namespace) -> Said:
     """Remember a person from pictures."""
-    from reidge.edge.requests import Enrol, Shot
+    from reidge.edge.requests import Enrol, Shot, check_name
 
     site = _site(args)
+    name = None if args.name is None else check_name(args.name)
     with _looking(site, args) as (sight, portraits):
         alike: list[Candidate] = []
         if site.path.exists():  # which also sees to it that the encoders are the same
@@ -122,7 +127,7 @@ def do_enrol(args: argparse.Namespace) -> Said:
         Shot.of(one.embedding_D, quality=one.quality, crop=one.jpeg() if site.storage.crops else None)
         for one in portraits
     )
-    request = Enrol(by=_me(), shots=shots, name=args.name, global_id=args.identity, captured_at=time.time())
+    request = Enrol(by=_me(), shots=shots, name=name, global_id=args.identity, captured_at=time.time())
     answer = _ask(site, request)
     number = answer["global_id"]
     others = [c for c in alike if c.global_id != number]
@@ -137,9 +142,10 @@ def do_enrol(args: argparse.Namespace) -> Said:
 
 def do_rename(args: argparse.Namespace) -> Said:
     """Give an identity a name."""
-    from reidge.edge.requests import Rename
+    from reidge.edge.requests import Rename, check_name
 
-    answer = _ask(_site(args), Rename(by=_me(), global_id=args.id, name=args.name))
+    name = None if args.name is None else check_name(args.name)
+    answer = _ask(_site(args), Rename(by=_me(), global_id=args.id, name=name))
     return Said(answer, f"identity {args.id} has {'no name' if args.name is None else f'the name {args.name}'} now")
 
 
@@ -164,7 +170,8 @@ def do_split(args: argparse.Namespace) -> Said:
     from reidge.edge.requests import Split
 
     answer = _ask(_site(args), Split(by=_me(), global_id=args.id, sighting_ids=tuple(args.sightings)))
-    return Said(answer, f"{len(args.sightings)} sightings of identity {args.id} are identity {answer['global_id']} now")
+    moved = _counted(len(answer["sightings"]), "sighting")
+    return Said(answer, f"identity {answer['global_id']} is made of {moved} of identity {args.id} now")
 
 
 def do_erase(args: argparse.Namespace) -> Said:
@@ -175,8 +182,8 @@ def do_erase(args: argparse.Namespace) -> Said:
         raise InputError("nobody to erase was named. Give numbers of identities, or --sightings.")
     request = Erase(by=_me(), global_ids=tuple(args.ids), sighting_ids=tuple(args.sightings))
     answer = _ask(_site(args), request)
-    count = len(answer["erased"])
-    text = f"erased: {count} {'identity' if count == 1 else 'identities'}, {len(answer['sightings'])} single sightings"
+    people, sightings = len(answer["erased"]), len(answer["sightings"])
+    text = f"erased: {_counted(people, 'identity', 'identities')}, {_counted(sightings, 'single sighting')}"
     return Said(answer, f"{text}. Files of events and backups are yours to look after.")
 
 
@@ -191,7 +198,7 @@ def do_retain(args: argparse.Namespace) -> Said:
         answer = _ask(site, retain_now(site.storage, by=_me()))
         identities, sightings = identities + len(answer["erased"]), sightings + len(answer["sightings"])
         more = answer["more"]
-    text = f"forgotten: {identities} identities, {sightings} sightings"
+    text = f"forgotten: {_counted(identities, 'identity', 'identities')}, {_counted(sightings, 'sighting')}"
     return Said({"identities": identities, "sightings": sightings}, text)
 
 
@@ -371,6 +378,10 @@ def _passes(passes: Sequence[Pass]) -> str:
     ]
     headings = ("SIGHTING", "CAMERA", "FROM", "TO", "PICTURES", "SIMILARITY", "KEPT")
     return table(headings, rows) if rows else "no sightings"
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _kept(one: Pass) -> str:

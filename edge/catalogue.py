@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reidge.edge.errors import InputError
+from reidge.edge.history import explain_missing
 
 if TYPE_CHECKING:
     from reidge.edge.store import Store
@@ -45,6 +45,7 @@ class Person:
     created_at: float
     """Seconds since the epoch, UTC."""
     last_seen: float
+    """By a camera; of somebody enrolled whom none has seen yet, `created_at`."""
     sightings: int
     exemplars: int
     enrolled: int
@@ -110,13 +111,7 @@ def show_person(store: Store, global_id: int, *, limit: int) -> Record:
     """
     people = _people(store, "WHERE global_id = ?", global_id)
     if not people:
-        merged = store.read(
-            "SELECT global_id FROM history WHERE action = 'merge' AND other_id = ? AND undone_at IS NULL "
-            "ORDER BY history_id DESC LIMIT 1",
-            (global_id,),
-        )
-        where = f"; it was merged into {merged[0][0]}" if merged else ""
-        raise InputError(f"there is no identity {global_id} in {store.path}{where}. See: reidge gallery list")
+        raise explain_missing(store, global_id)
     steps = store.read(
         "SELECT at, action, global_id, other_id, undone_at IS NOT NULL FROM history "
         "WHERE global_id = ?1 OR other_id = ?1 ORDER BY history_id DESC",

@@ -49,6 +49,13 @@ class Merge:
     sightings: frozenset[int]
 
 
+def explain_missing(store: Store, global_id: int) -> InputError:
+    """What to say of an identity that there is none of: where it went, if that is known."""
+    found = store.read(LAST_MERGE, (global_id,))
+    where = f"; {global_id} was merged into {found[0][1]}" if found else ""
+    return InputError(f"there is no identity {global_id} in {store.path}{where}. See: reidge gallery list")
+
+
 def note_merge(at: float, *, kept: int, absorbed: int) -> Statement:
     """Remember a merge, before it is made."""
     return Statement(NOTE_MERGE, (kept, absorbed, at))

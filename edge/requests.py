@@ -7,11 +7,12 @@ from __future__ import annotations
 import base64
 import json
 import time
+import unicodedata
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
 
 from reidge.edge import audit
 from reidge.edge.errors import InputError
@@ -27,8 +28,29 @@ if TYPE_CHECKING:
 PORTION = 200
 """Identities, and sightings, that are forgotten in one go because they are too old: the loop waits meanwhile."""
 SIGHTINGS_AMONG = "SELECT sighting_id FROM sightings WHERE sighting_id IN (SELECT value FROM json_each(?))"
-NAME_PATTERN = r"^\S(.*\S)?$"
+MAX_NAME = 200
+"""Characters."""
+UNFIT_FOR_NAMES = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode: what would break a line of output, or cannot be written at all."""
 Answer = dict[str, Any]
+
+
+def check_name(name: str) -> str:
+    """A person's name, as it is.
+
+    Raises:
+        InputError: It is empty, too long, or would not fit on a line.
+    """
+    if not name or name != name.strip():
+        raise InputError(f"the name {name!r} is empty, or begins or ends with a space. Leave that out.")
+    if any(unicodedata.category(character) in UNFIT_FOR_NAMES for character in name):
+        raise InputError(f"the name {name[:MAX_NAME]!r} holds a tab, a new line or the like. Leave that out.")
+    if len(name) > MAX_NAME:
+        raise InputError(f"the name has {len(name)} characters, {MAX_NAME} are the most. Give a shorter one.")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
 
 
 class Request(BaseModel, frozen=True, extra="forbid"):
@@ -84,7 +106,7 @@ class Enrol(Request, frozen=True):
 
     action: Literal["enrol"] = "enrol"
     shots: tuple[Shot, ...] = Field(min_length=1)
-    name: str | None = Field(None, max_length=200, pattern=NAME_PATTERN)
+    name: Name | None = None
     global_id: int | None = None
     """Somebody who is known already; None makes somebody new."""
     captured_at: float
@@ -112,7 +134,7 @@ class Rename(Request, frozen=True):
 
     action: Literal["rename"] = "rename"
     global_id: int
-    name: str | None = Field(max_length=200, pattern=NAME_PATTERN)
+    name: Name | None
 
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
         """Rename; the audit does not say how."""
@@ -163,7 +185,7 @@ class Split(Request, frozen=True):
             raise InputError(f"sighting {min(others)} is not of identity {self.global_id}. See: reidge gallery show")
         made = gallery.split(self.global_id, self.sighting_ids)
         gallery.keep([audit.note("split", actor=self.by, subject=(self.global_id, made))])
-        return {"global_id": made, "split_from": self.global_id, "sightings": list(self.sighting_ids)}
+        return {"global_id": made, "split_from": self.global_id, "sightings": list(dict.fromkeys(self.sighting_ids))}
 
 
 class Erase(Request, frozen=True):
@@ -189,9 +211,9 @@ class Erase(Request, frozen=True):
             gallery.forget(global_id)
         if self.sighting_ids:
             gallery.forget_sightings(self.sighting_ids)
-        sightings = len(self.sighting_ids)
-        gallery.keep([audit.note("erase", actor=self.by, subject=self.global_ids, sightings=sightings)])
-        return {"erased": list(dict.fromkeys(self.global_ids)), "sightings": list(self.sighting_ids)}
+        erased, sightings = list(dict.fromkeys(self.global_ids)), list(dict.fromkeys(self.sighting_ids))
+        gallery.keep([audit.note("erase", actor=self.by, subject=erased, sightings=len(sightings))])
+        return {"erased": erased, "sightings": sightings}
 
 
 class Retain(Request, frozen=True):

@@ -376,7 +376,7 @@ class Roster(Followed):
 
     def _require(self, global_id: int) -> None:
         if global_id not in self._identities:
-            raise InputError(f"there is no identity {global_id} in {self.store.path}.")
+            raise history.explain_missing(self.store, global_id)
 
     def _check(self, embedding_D: NDArray[np.float32]) -> None:
         if embedding_D.shape != (self.store.embedding_dim,):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -397,6 +400,66 @@ def test_what_cannot_be_done_is_one_line(
         (2, "ends with each run", "list", site, "--set", "storage.gallery=:memory:"),
     ):
         assert words in refused(capsys, status, *arguments)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "Anna ", "Anna\nArendt", "Anna\tArendt", "A" * 5000, "Ann\udcff"])
+def test_a_name_that_fits_on_no_line_is_refused_in_one(
+    name: str, ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ask("enrol", pictures["bob"])
+    assert "the name" in refused(capsys, 2, "rename", site, 1, name)
+    assert "the name" in refused(capsys, 2, "enrol", site, pictures["bob"], "--name", name)
+    assert [person["name"] for person in ask("list")["identities"]] == [None]
+
+
+def test_numbers_that_no_file_holds_are_refused(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["bob"])
+    for arguments in (("show", site, 2**63), ("erase", site, 1, 2**70), ("list", site, "--limit", 2**64)):
+        assert "too large" in refused(capsys, 2, *arguments)
+    assert "See: reidge gallery list" in refused(capsys, 2, "rename", site, 2**63 - 1, "Bob")
+
+
+def test_whoever_was_merged_is_said_to_be_part_of_another_one(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["anna1"])
+    ask("enrol", pictures["anna2"])
+    ask("merge", 1, 2)
+    for arguments in (("show", site, 2), ("erase", site, 2), ("rename", site, 2, "Anna")):
+        assert "2 was merged into 1" in refused(capsys, 2, *arguments)
+
+
+def test_what_is_named_twice_counts_once_and_what_is_not_there_is_not_erased(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["bob"])
+    _, one = passed(site, 1, known=False)
+    who, other = passed(site, 2)
+    _, third = passed(site, 3)
+    assert who is not None
+    assert "no sighting 9999" in refused(capsys, 2, "erase", site, "--sightings", one, 9999)
+    assert "sighting 9999 is not of" in refused(capsys, 2, "split", site, who, "--sightings", other, 9999)
+    assert ask("erase", "--sightings", one, one)["sightings"] == [one]
+    ask("merge", 1, who)
+    assert main(["gallery", "split", str(site), "1", "--sightings", str(other), str(other)]) == 0
+    assert "made of 1 sighting of identity 1" in capsys.readouterr().out
+    assert main(["gallery", "erase", str(site), "--sightings", str(third)]) == 0
+    assert "0 identities, 1 single sighting." in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_failure_to_talk_about(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path]
+) -> None:
+    ask("enrol", pictures["bob"])
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "reidge.cli.main", "gallery", "list", str(site)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.stderr == b""
 
 
 def test_a_site_that_runs_is_asked_and_nobody_waits_for_it_to_end(
