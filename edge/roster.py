@@ -169,6 +169,20 @@ class Roster(Followed):
         self.keep(statements)
         return global_id
 
+    def begin(self, at: float) -> int:
+        """Make an identity of somebody whose track is not over: nothing is remembered of them yet.
+
+        Args:
+            at: When they were seen; seconds since the epoch, UTC.
+
+        Returns:
+            Its global_id.
+        """
+        statements: list[Statement] = []
+        global_id = self._new_identity(at, statements)
+        self.keep(statements)
+        return global_id
+
     def record(self, sighting: SightingRow, *, crop: bytes | None = None) -> int:
         """Keep a sighting that is over, with a picture if there is one, encoded.
 

@@ -311,18 +311,17 @@ class SightingBook:
             self.enrol(sighting, sighting.global_id)
 
     def enrol(self, sighting: Sighting, global_id: int | None) -> int:
-        """Make an exemplar of a sighting, of a known identity or of a new one."""
-        sighting.exemplar = bool(sighting.sighting_id)
-        global_id = self.gallery.enrol(
+        """Make an exemplar of a sighting, of a known identity or of a new one; once it is over, and not before."""
+        if not sighting.sighting_id:
+            return self.gallery.begin(sighting.last_seen) if global_id is None else global_id
+        sighting.exemplar = True
+        return self.gallery.enrol(
             sighting.mean_D,
             captured_at=sighting.last_seen,
             global_id=global_id,
             quality=float(sighting.embeddings),
-            sighting_id=sighting.sighting_id or None,
+            sighting_id=sighting.sighting_id,
         )
-        if not sighting.sighting_id:
-            self.window.note_provisional(global_id, sighting.last_seen)
-        return global_id
 
     def _answer(self, focus: Sighting) -> Iterator[Change]:
         """Decide about a sighting and all others that it may have to do with."""

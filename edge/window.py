@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from reidge.edge.bars import Bars
     from reidge.edge.gallery import Gallery
-    from reidge.edge.records import Exemplar
     from reidge.edge.sightings import Sighting
     from reidge.edge.transit import Transits
 
@@ -82,8 +81,6 @@ class Window:
         self.ended: deque[Sighting] = deque()
         self.once_seen: dict[int, Sighting] = {}
         """Undecided ones from before the window, by sighting_id."""
-        self.provisional: dict[tuple[int, float], None] = {}
-        """Identity and time of exemplars that were made of a track before it was over."""
         self.taken_apart: set[frozenset[int]] = set()
         """Pairs of identities that a user took apart; they stay two."""
         self._once_seen_OD: NDArray[np.float32] | None = None
@@ -126,12 +123,6 @@ class Window:
         self._once_seen_OD = None
         while len(self.once_seen) > MOST_ONCE_SEEN:
             del self.once_seen[next(iter(self.once_seen))]
-
-    def note_provisional(self, global_id: int, captured_at: float) -> None:
-        """Remember an exemplar of a track that is not over; the newest few thousand."""
-        self.provisional[global_id, captured_at] = None
-        while len(self.provisional) > MOST_ONCE_SEEN:
-            del self.provisional[next(iter(self.provisional))]
 
     def recall(self, sighting: Sighting) -> None:
         """Take in that somebody who was seen once is known by now."""
@@ -208,18 +199,12 @@ class Window:
         present = {sighting.sighting_id for sighting in sightings if sighting.sighting_id}
         anchors = []
         for global_id in sorted(ids):
-            old = [e for e in self.gallery.exemplars(global_id) if not self._is_among(e, present)]
+            old = [e for e in self.gallery.exemplars(global_id) if e.sighting_id not in present]
             if old:
                 embeddings_KD = np.stack([exemplar.embedding_D for exemplar in old])
                 enrolled = any(exemplar.enrolled for exemplar in old)
                 anchors.append(Anchor(global_id=global_id, enrolled=enrolled, embeddings_KD=embeddings_KD))
         return anchors
-
-    def _is_among(self, exemplar: Exemplar, sighting_ids: Collection[int]) -> bool:
-        """Tell whether an exemplar is of one of some sightings, or of a track that was not over yet."""
-        if exemplar.sighting_id is None:
-            return (exemplar.global_id, exemplar.captured_at) in self.provisional
-        return exemplar.sighting_id in sighting_ids
 
     def _candidates(self, sighting: Sighting, least: float) -> list[int]:
         """Identities a sighting is like; searched for anew when much more is known of it."""

@@ -274,3 +274,16 @@ def test_part_of_an_identity_is_not_where_the_rest_of_it_is(gallery: Gallery) ->
     for now in (100.3, 100.4, 100.5):
         scene.see(newcomer, -30, now)
     assert newcomer.global_id != 1
+
+
+def test_of_a_track_that_is_not_over_nothing_is_remembered_so_that_nothing_stays_of_it_when_it_is_erased(
+    gallery: Gallery,
+) -> None:
+    scene = Scene(gallery)
+    sighting = scene.begin("cam1", 0.0)
+    for now in (0.1, 0.2, 0.3):
+        scene.see(sighting, 0, now)
+    assert sighting.global_id == 1
+    assert gallery.exemplars(1) == []
+    scene.end(sighting)
+    assert [exemplar.sighting_id for exemplar in gallery.exemplars(1)] == [sighting.sighting_id]
