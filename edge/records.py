@@ -50,6 +50,7 @@ UPDATE sightings SET global_id = ?2
 WHERE sighting_id IN (SELECT value FROM json_each(?3)) AND global_id = ?1
     AND EXISTS (SELECT 1 FROM identities WHERE global_id = ?2)
 """
+DROP_SIMILARITIES = "UPDATE sightings SET similarity = NULL WHERE global_id = ?"
 MOVE_ALL_SIGHTINGS = """
 UPDATE sightings SET global_id = ?2
 WHERE global_id = ?1 AND EXISTS (SELECT 1 FROM identities WHERE global_id = ?2)

@@ -20,9 +20,10 @@ AUTOMATIC = "NOT EXISTS (SELECT 1 FROM exemplars WHERE exemplars.global_id = ide
 OLD_PEOPLE = (
     f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND {AUTOMATIC} ORDER BY last_seen LIMIT ?"
 )
-OLD_ENROLLED = (
-    f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND NOT {AUTOMATIC} ORDER BY last_seen LIMIT ?"
-)
+OLD_ENROLLED = """
+SELECT global_id, max(last_seen, max(captured_at)) AS at FROM identities JOIN exemplars USING (global_id)
+WHERE enrolled GROUP BY global_id HAVING at < ? ORDER BY at LIMIT ?
+"""
 OLD_SIGHTINGS = "SELECT sighting_id, ended_at FROM sightings WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
 
 
@@ -63,7 +64,8 @@ class RetentionConfig(BaseModel, frozen=True, extra="forbid"):
     """Identities that the site found by itself are forgotten when they were not seen for so long, and sightings that
     are older; null keeps them for ever."""
     retention_enrolled_days: float | None = Field(None, gt=0)
-    """The same for people whom the user enrolled; null keeps them until they are erased."""
+    """The same for people whom the user enrolled, since they were seen or enrolled last; null keeps them until they are
+    erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Expired:
     """Who and what is too old."""
 
     identities: tuple[tuple[int, float], ...]
-    """global_ids, and when each was last seen."""
+    """global_ids, and when each was last seen, or enrolled where that is later."""
     sightings: tuple[int, ...]
     more: bool
     """Whether there may be more than these."""
@@ -111,13 +113,21 @@ def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] 
         The identities that were forgotten; the sightings are, all of them.
     """
     gone = []
-    for global_id, last_seen in expired.identities:
-        if global_id not in keep and gallery.last_seen(global_id) == last_seen:  # nobody came by meanwhile
+    for global_id, at in expired.identities:
+        if global_id not in keep and _last_known(gallery, global_id) == at:  # nothing came of them meanwhile
             gallery.forget(global_id, tombstone=False)
             gone.append(global_id)
     if expired.sightings:
         gallery.forget_sightings(expired.sightings, tombstone=False)
     return gone
+
+
+def _last_known(gallery: Gallery, global_id: int) -> float | None:
+    """When somebody was last seen, or enrolled where that is later; None where there is nobody of that number."""
+    last_seen = gallery.last_seen(global_id)
+    if last_seen is None:
+        return None
+    return max([last_seen, *(exemplar.captured_at for exemplar in gallery.exemplars(global_id) if exemplar.enrolled)])
 
 
 def _find(gallery: Gallery, sql: str, now: float, days: float | None, limit: int) -> list[tuple[int, float]]:

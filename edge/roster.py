@@ -150,7 +150,8 @@ class Roster(Followed):
         if global_id is None:
             global_id = self._new_identity(captured_at, statements)
         self._require(global_id)
-        self._see(global_id, captured_at, statements)
+        if not enrolled:  # a picture that a user gives shows nobody to a camera
+            self._see(global_id, captured_at, statements)
         if name is not None:
             self._name(global_id, name, statements)
         exemplar = Exemplar(
@@ -260,8 +261,10 @@ class Roster(Followed):
         self._require(kept)
         self._require(absorbed)
         statements = [history.note_merge(time.time(), kept=kept, absorbed=absorbed)]
+        seen = not self._never_seen(absorbed)
         gone = self._identities.pop(absorbed)
-        self._see(kept, gone.last_seen, statements)
+        if seen:
+            self._see(kept, gone.last_seen, statements)
         if self._identities[kept].name is None and gone.name is not None:
             self._name(kept, gone.name, statements)
         for row in self._index.rows_of(absorbed):
@@ -329,6 +332,7 @@ class Roster(Followed):
         for row in from_them:
             statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, made), made)))
         statements.append(Statement(records.MOVE_SIGHTINGS, (global_id, made, marks)))
+        statements.append(Statement(records.DROP_SIMILARITIES, (made,)))
         self._restore(made, OWN_AMONG, (global_id, marks), statements)
         self._restore(global_id, OWN_BESIDE, (global_id, marks), statements)
         self._see_again(global_id, -np.inf, moving, statements)
@@ -423,11 +427,21 @@ class Roster(Followed):
         if at > identity.last_seen:
             identity.last_seen = at
             statements.append(Statement(records.SEE_IDENTITY, (global_id, at)))
+        elif at < identity.last_seen and self._never_seen(global_id):  # recordings are older than an enrolment of today
+            identity.last_seen = at
+            statements.append(Statement(records.SET_SEEN, (global_id, at)))
+
+    def _never_seen(self, global_id: int) -> bool:
+        """Tell whether all that is known of an identity is what a user gave."""
+        identity = self._identities[global_id]
+        rows = self._index.rows_of(global_id) if identity.last_seen == identity.created_at else ()
+        return bool(len(rows)) and all(self._index.exemplar(row).enrolled for row in rows)
 
     def _see_again(self, global_id: int, before: float, without: Collection[int], statements: list[Statement]) -> None:
         """Correct when an identity was last seen, after sightings have left it."""
         identity = self._identities[global_id]
-        exemplars = (self._index.exemplar(row).captured_at for row in self._index.rows_of(global_id))
+        known = [self._index.exemplar(row) for row in self._index.rows_of(global_id)]
+        exemplars = (exemplar.captured_at for exemplar in known if not exemplar.enrolled)
         ((ended_at,),) = self.store.read(
             "SELECT max(ended_at) FROM sightings "
             "WHERE global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))",

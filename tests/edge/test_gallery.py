@@ -295,6 +295,32 @@ def test_a_late_decision_takes_its_exemplar_along(tmp_path: Path) -> None:
         assert gallery.sightings()[0].global_id is None
 
 
+def test_enrolling_is_not_being_seen(tmp_path: Path) -> None:
+    path, today = tmp_path / "gallery.sqlite", 9000.0
+    with open_gallery(path) as gallery:
+        known, _ = visit(gallery, 0, at=10.0)
+        gallery.enrol(unit(0), captured_at=today, global_id=known, enrolled=True, name="Ada")
+        waiting = gallery.enrol(unit(90), captured_at=today, enrolled=True, name="Bob")
+        assert [gallery.last_seen(number) for number in (known, waiting)] == [10.0, today]
+        visit(gallery, 90, at=20.0, global_id=waiting)  # in a recording, which is older
+    with open_gallery(path) as gallery:
+        assert [gallery.last_seen(number) for number in (known, waiting)] == [10.0, 20.0]
+        visit(gallery, 90, at=15.0, global_id=waiting)
+        assert gallery.last_seen(waiting) == 20.0
+
+
+def test_a_merge_with_somebody_enrolled_and_never_seen_is_not_being_seen(tmp_path: Path) -> None:
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        seen, _ = visit(gallery, 0, at=10.0)
+        for order in ("kept", "absorbed"):
+            given = gallery.enrol(unit(0), captured_at=9000.0, enrolled=True)
+            kept, absorbed = (seen, given) if order == "kept" else (given, seen)
+            gallery.merge(kept=kept, absorbed=absorbed)
+            assert gallery.last_seen(kept) == 10.0
+            gallery.unmerge(absorbed)
+            assert gallery.last_seen(seen) == 10.0
+
+
 def test_a_merge_can_be_taken_back_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "gallery.sqlite"
     with open_gallery(path, nearest=1) as gallery:

@@ -55,6 +55,20 @@ def test_null_keeps_everybody_and_another_limit_is_heeded(tmp_path: Path) -> Non
         assert retain(gallery, retention_days=7) == []
 
 
+def test_enrolling_somebody_known_keeps_them_as_long_as_anybody_who_was_enrolled_then(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        assert gallery.flush(10.0)
+        expired = find_expired(gallery, RetentionConfig(retention_enrolled_days=60), now=NOW, limit=10)
+        assert [number for number, _ in expired.identities] == [1, 3]
+        gallery.enrol(EAST, captured_at=NOW - DAY, global_id=1, enrolled=True)
+        gallery.enrol(EAST, captured_at=NOW - 59 * DAY, global_id=3, enrolled=True)
+        assert forget_expired(gallery, expired) == []  # found before they were enrolled
+        assert gallery.last_seen(1) == NOW - 31 * DAY
+        assert retain(gallery, retention_enrolled_days=60) == [1, 2, 3]
+        assert retain(gallery, retention_enrolled_days=30) == [1, 2]
+
+
 def test_who_is_in_view_is_not_forgotten(tmp_path: Path) -> None:
     with open_gallery(tmp_path) as gallery:
         people(gallery)
