@@ -37,7 +37,7 @@ def take_over(book: SightingBook, reporter: Reporter, request: Request, answer: 
             made, before = answer["global_id"], answer["split_from"]
             reporter.identity("identity.split", made, split_from=before)
             moved = book.part(made, before, sighting_ids=answer["sightings"])
-            return [Change(kind="decided", global_id=made, sighting=s, similarity=s.similarity) for s in moved]
+            return [Change(kind="decided", global_id=made, sighting=s, before=before) for s in moved]
         case Erase() | Retain():
             for global_id in answer["erased"]:
                 book.forget(global_id)

@@ -35,12 +35,14 @@ class Event(BaseModel, frozen=True, extra="forbid"):
     camid: str | None = None
     track_id: int | None = None
     """Counts from 1 in each camera and run."""
+    sighting_id: int | None = None
+    """The track's number in the gallery, over all runs; null until it is over and recorded."""
     global_id: int | None = None
     """The identity across cameras; null while undecided."""
     similarity: float | None = None
     """Cosine to that identity when it was matched; null for a new one."""
     box: tuple[float, float, float, float] | None = None
-    """x1, y1, x2, y2 in pixels of the camera's frame."""
+    """x1, y1, x2, y2 in pixels of the camera's frame; null for a track of an earlier run."""
     merged_from: int | None = None
     """identity.merged: the identity that is now part of `global_id`."""
     split_from: int | None = None

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reidge.edge.detectors.bundle import BundleDetector
+from reidge.edge.errors import ReidgeError
 
 if TYPE_CHECKING:
     from reidge.edge.metrics import Metrics
     from reidge.edge.pipeline import Pipeline
     from reidge.edge.stream import Cameras
     from reidge.edge.watchdog import Watchdog
+
+STANDING = "SELECT count(DISTINCT global_id) FROM sightings WHERE sighting_id > ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +45,9 @@ class RunSummary:
     embeddings: int
     sightings: int
     undecided: int
-    """Sightings that ended without enough good pictures for an identity."""
+    """Of these sightings, those that are nobody's at the end."""
     identities: int
-    """Different identities seen in this run."""
+    """Identities at the end that have sightings of this run: merges, splits and erasures are made."""
     events: int
     events_lost: int
     """Given up at the end because an output, a full disk say, did not take them."""
@@ -119,7 +122,7 @@ def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummar
         embeddings=pipeline.embeddings,
         sightings=pipeline.reporter.sightings,
         undecided=pipeline.reporter.undecided,
-        identities=pipeline.identities,
+        identities=standing_identities(pipeline),
         events=pipeline.reporter.written,
         events_lost=0,
         backend=pipeline.encoder.backend,
@@ -127,3 +130,15 @@ def summarise(pipeline: Pipeline, cameras: Cameras, seconds: float) -> RunSummar
         detector_backend=None if detector is None else detector.backend,
         detector_precision=None if detector is None else detector.precision,
     )
+
+
+def standing_identities(pipeline: Pipeline) -> int:
+    """Count identities that have sightings of this run, as the file knows them; as they were told where it does not."""
+    gallery = pipeline.book.gallery
+    if gallery.pending == 0:
+        try:
+            ((standing,),) = gallery.store.read(STANDING, (pipeline.sightings_before,))
+            return int(standing)
+        except ReidgeError:  # whoever writes to the file tells of its trouble
+            pass
+    return pipeline.identities

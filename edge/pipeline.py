@@ -106,6 +106,8 @@ class Pipeline:
     ) -> None:
         self.site = site
         self.book = open_book(site, gallery, encoder)
+        self.sightings_before = gallery.store.last_numbers()["sightings"]
+        """The last sighting_id before this run."""
         self.reporter = Reporter(Holdback(sink, gallery, metrics), updates_every=site.identity.updates_every)
         self.latency = LatencyHistogram()
         """From the arrival of a frame to its last event, over frames that caused events."""

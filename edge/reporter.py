@@ -34,7 +34,7 @@ class Reporter:
         self.sightings = 0
         """Started so far."""
         self.undecided = 0
-        """Ended without an identity."""
+        """Over, and nobody's by now; of this run."""
         self._holdback = holdback
         self._waiting: list[Event] = []
         self._known: set[int] = set()
@@ -72,7 +72,13 @@ class Reporter:
             elif change.kind == "created":
                 self._say("identity.created", sighting, global_id=change.global_id, similarity=None)
             elif change.kind == "split":
-                self._say("identity.split", sighting, global_id=change.global_id, split_from=change.split_from)
+                self._say(
+                    "identity.split",
+                    sighting,
+                    global_id=change.global_id,
+                    similarity=None,
+                    split_from=change.split_from,
+                )
             else:
                 self._merged(change)
 
@@ -80,6 +86,8 @@ class Reporter:
         """A track that is over has another answer."""
         if change.global_id is not None:
             self._known.add(change.global_id)
+        if not change.sighting.earlier:
+            self.undecided += (change.global_id is None) - (change.before is None)
         told = change.sighting.last_told
         self._say("sighting.decided", change.sighting, global_id=change.global_id, similarity=change.similarity)
         change.sighting.last_told = told
@@ -142,7 +150,8 @@ class Reporter:
                     "captured_at": iso_time(sighting.last_seen),
                     "camid": sighting.camid,
                     "track_id": sighting.track_id,
-                    "box": sighting.box,
+                    "sighting_id": sighting.sighting_id or None,
+                    "box": None if sighting.earlier else sighting.box,
                     **known,
                 }
             )

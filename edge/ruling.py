@@ -33,6 +33,8 @@ class Change:
     """assigned, decided: whose answer it is; otherwise the one that brought it about."""
     merged_from: int | None = None
     """merged: the identity that was given up."""
+    before: int | None = None
+    """decided: whose it was before, by the number that stood last."""
     split_from: int | None = None
     """split: the identity that some sightings have left."""
     similarity: float | None = None
@@ -146,10 +148,11 @@ class Ruling:
                 self.book.window.changed()
                 for sighting in leaving:
                     sighting.global_id = made if sighting.sighting_id else source
+                    sighting.similarity = None if sighting.sighting_id else sighting.similarity
                 yield Change(kind="split", global_id=made, split_from=source, sighting=self.focus)
                 for sighting in leaving:
                     if sighting.sighting_id:
-                        yield Change(kind="decided", global_id=made, sighting=sighting, similarity=sighting.similarity)
+                        yield Change(kind="decided", global_id=made, sighting=sighting, before=source)
                 return made
         first = min(sightings, key=lambda s: (not s.sighting_id, s.started_at))
         made = self.book.enrol(first, None)
@@ -171,6 +174,7 @@ class Ruling:
 
     def _give(self, sighting: Sighting, global_id: int | None, similarity: float | None) -> Change:
         """Give a sighting another answer."""
+        before = sighting.global_id
         sighting.global_id, sighting.similarity = global_id, None if global_id is None else similarity
         if sighting.sighting_id:
             self.book.window.changed()
@@ -183,4 +187,4 @@ class Ruling:
         kind: Literal["assigned", "decided"] = (
             "decided" if sighting.sighting_id and sighting is not self.focus else "assigned"
         )
-        return Change(kind=kind, global_id=global_id, sighting=sighting, similarity=sighting.similarity)
+        return Change(kind=kind, global_id=global_id, sighting=sighting, similarity=sighting.similarity, before=before)

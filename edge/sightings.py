@@ -92,6 +92,8 @@ class Sighting:
     """When an event last spoke of it."""
     decided_at: float = -np.inf
     """When it was last decided about."""
+    earlier: bool = False
+    """Whether it is of an earlier run; where it was in the picture is not known any more."""
     sighting_id: int = 0
     """In the gallery, once it is over."""
     exemplar: bool = False
@@ -149,6 +151,7 @@ class Sighting:
             global_id=row.global_id,
             similarity=row.similarity,
             embeddings=0 if row.embedding_D is None else max(row.pictures, 1),
+            earlier=True,
             sighting_id=row.sighting_id,
             exemplar=row.global_id is not None,
             _sum_D=row.embedding_D,

@@ -24,6 +24,7 @@ def test_an_event_is_one_object_with_every_field() -> None:
         "captured_at": "1970-01-01T00:00:00.250Z",
         "camid": "cam1",
         "track_id": 1,
+        "sighting_id": None,
         "global_id": None,
         "similarity": None,
         "box": [1, 2, 3, 4],

@@ -19,6 +19,7 @@ from reidge.edge.bundle import Bundle
 from reidge.edge.detectors import open_detector
 from reidge.edge.detectors.motion import MotionDetector
 from reidge.edge.errors import InputError, ReidgeError
+from reidge.edge.figures import standing_identities
 from reidge.edge.metrics import Metrics
 from reidge.edge.orders import Orders
 from reidge.edge.outputs import OutputConfig, Outputs
@@ -263,6 +264,29 @@ def open_pipeline(
             pipeline.handle(frames)
         pipeline.finish()
         yield pipeline
+
+
+def test_identities_at_the_end_are_those_that_its_sightings_still_have(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    path = write_site(tmp_path, tiny_bundle, walks)
+    run(path)
+    with open_pipeline(path, tiny_bundle, metrics=Metrics()) as pipeline:
+        gallery = pipeline.book.gallery
+        again = [row for row in gallery.sightings() if row.sighting_id > 3]
+        assert len(again) == 3  # the first run has as many, of the same two people
+        assert standing_identities(pipeline) == pipeline.identities == 2
+        for row in again:
+            gallery.assign(row.sighting_id, 1)
+        assert gallery.flush(10.0)
+        assert standing_identities(pipeline) == 1
+        for row in again:
+            gallery.assign(row.sighting_id, None)
+        assert gallery.flush(10.0)
+        assert standing_identities(pipeline) == 0
+        gallery.store._reader.close()
+        assert standing_identities(pipeline) == 2  # as it was told
+        gallery.store.reopen()
 
 
 def test_without_a_track_log_ended_tracks_leave_nothing_but_the_count_of_identities(

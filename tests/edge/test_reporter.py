@@ -8,6 +8,7 @@ from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.holdback import Holdback
 from reidge.edge.metrics import Metrics
 from reidge.edge.reporter import Reporter
+from reidge.edge.ruling import Change
 from tests.edge.test_sightings import Scene
 
 if TYPE_CHECKING:
@@ -64,6 +65,39 @@ def test_who_is_seen_a_second_time_is_told_for_both_times(gallery: Gallery) -> N
     assert scene.heard[1].captured_at == "1970-01-01T00:00:03.000Z"  # when the first one was seen, not now
     assert scene.heard[1].camid == "cam1"
     assert scene.reporter.identities(()) == 1
+    assert scene.reporter.undecided == 0
+    assert [event.sighting_id for event in scene.heard] == [2, 1, 2]
+
+
+def test_a_track_of_an_earlier_run_is_told_by_its_number_without_a_box_and_counts_in_that_run(gallery: Gallery) -> None:
+    before = Told(gallery, min_sightings=2)
+    before.walk("cam1", 0, 0)
+    before.walk("cam1", 90, 50)
+    after = Told(gallery, min_sightings=2)  # another book: a new run with the same gallery
+    after.book.config = after.book.config.model_copy(update={"min_embeddings": 99})
+    after.walk("cam2", 5, 100)
+    decided = next(event for event in after.heard if event.event == "sighting.decided")
+    ended = after.heard[-1]
+    assert (decided.track_id, decided.sighting_id, decided.box) == (1, 1, None)
+    assert (ended.track_id, ended.sighting_id, ended.box) == (1, 3, (0, 0, 1, 1))
+    assert (before.reporter.undecided, after.reporter.undecided) == (2, 0)
+
+
+def test_an_update_has_no_number_yet(gallery: Gallery) -> None:
+    scene = Told(gallery, min_sightings=2)
+    sighting = scene.begin("cam1", 0)
+    scene.reporter.started(sighting)
+    scene.reporter.emit()
+    assert (scene.heard[0].event, scene.heard[0].sighting_id) == ("sighting.started", None)
+
+
+def test_who_is_nobody_again_counts_as_undecided_again(gallery: Gallery) -> None:
+    scene = Told(gallery, min_sightings=2)
+    sighting = scene.begin("cam1", 0)
+    scene.reporter.ended(sighting)
+    for before, after in ((None, 7), (7, 8), (8, None)):
+        scene.reporter.changed([Change(kind="decided", global_id=after, before=before, sighting=sighting)])
+        assert scene.reporter.undecided == (after is None)
 
 
 def test_a_split_is_told_with_every_sighting_that_leaves(gallery: Gallery) -> None:
@@ -76,4 +110,7 @@ def test_a_split_is_told_with_every_sighting_that_leaves(gallery: Gallery) -> No
         ("sighting.decided", 2, 2),
         ("sighting.ended", 3, 2),
     ]
-    assert scene.heard[0].split_from == 1
+    split, decided, _ = scene.heard
+    assert split.split_from == 1
+    assert split.similarity is decided.similarity is None  # what was like the old identity says nothing of the new one
+    assert next(row.similarity for row in gallery.sightings(global_id=2)) is None
