@@ -113,13 +113,14 @@ def do_search(args: argparse.Namespace) -> Said:
 
 def do_enrol(args: argparse.Namespace) -> Said:
     """Remember a person from pictures."""
+    from reidge.edge.access import is_there
     from reidge.edge.requests import Enrol, Shot, check_name
 
     site = _site(args)
     name = None if args.name is None else check_name(args.name)
     with _looking(site, args) as (sight, portraits):
         alike: list[Candidate] = []
-        if site.path.exists():  # which also sees to it that the encoders are the same
+        if is_there(site):  # which also sees to it that the encoders are the same
             with _gallery(site, sight) as gallery:
                 near = _nearest(gallery, portraits, 3)
                 alike = [candidate for candidate in near if sight.verdict(candidate, people=len(gallery)) != "no"]
@@ -240,12 +241,13 @@ def do_export(args: argparse.Namespace) -> Said:
 
 def do_import(args: argparse.Namespace) -> Said:
     """Take in what of an archive is missing."""
-    from reidge.edge.access import making
+    from reidge.edge.access import encoder_of, making
     from reidge.edge.archive import read_archive
-    from reidge.edge.transfer import take_in
+    from reidge.edge.transfer import check_encoder, take_in
 
     site = _site(args)
     archive = read_archive(args.archive, secret=_secret(args.secret_file) or site.storage.key)
+    check_encoder(archive, encoder_of(site))  # before a file is made for it
     with making(site) as store:
         figures = asdict(take_in(store, archive, by=_me()))
     numbers = figures.pop("renumbered")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from reidge.edge.quality import QualityConfig
 from reidge.edge.service import least_similarity
 from reidge.edge.settings import validate
 from reidge.edge.site import EncoderConfig, IdentityConfig, StorageConfig, read_sections
-from reidge.edge.store import IN_MEMORY, GalleryInUse, Label, Store, read_label
+from reidge.edge.store import IN_MEMORY, GalleryInUse, Label, NoGallery, Store, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from reidge.edge.gallery import Candidate
     from reidge.edge.portraits import Portrait
     from reidge.edge.requests import Answer, Request
+
+WAIT_SECONDS = 10.0
+"""For other commands to let go of the gallery, one after the other."""
+TRY_SECONDS = 3.0
+"""The same where a site that runs cannot be asked instead."""
+TRY_EVERY = 0.05
 
 
 class GallerySite(BaseModel, frozen=True, extra="forbid"):
@@ -116,22 +123,52 @@ def making(site: GallerySite) -> Iterator[Store]:
 
 @contextmanager
 def _opened(site: GallerySite, label: Label, *, secret: str | None, shared: bool) -> Iterator[Store]:
-    try:
-        store = Store(
-            site.path,
-            encoder_hash=label.encoder_hash,
-            embedding_dim=label.embedding_dim,
-            secret=secret,
-            shared=shared,
-        )
-    except GalleryInUse as error:
-        raise GalleryInUse(
-            f"a site runs on the gallery {site.path}; this cannot be done meanwhile. Stop it."
-        ) from error
+    deadline = time.monotonic() + TRY_SECONDS
+    store = None
+    while store is None:
+        try:
+            store = Store(
+                site.path,
+                encoder_hash=label.encoder_hash,
+                embedding_dim=label.embedding_dim,
+                secret=secret,
+                shared=shared,
+            )
+        except GalleryInUse as error:
+            if time.monotonic() > deadline:
+                raise GalleryInUse(
+                    f"another reidge holds the gallery {site.path}, a site that runs or another command; this cannot "
+                    "be done meanwhile. Stop it, or wait for its end."
+                ) from error
+            time.sleep(TRY_EVERY)
     try:
         yield store
     finally:
         store.close()
+
+
+def is_there(site: GallerySite) -> bool:
+    """Whether there is a gallery.
+
+    Raises:
+        InputError: What is there is none.
+        ReidgeError: It cannot be read at present.
+    """
+    try:
+        read_label(site.path)
+    except NoGallery:
+        return False
+    return True
+
+
+def encoder_of(site: GallerySite) -> str:
+    """The encoder of the gallery, or of the bundle where there is no gallery yet.
+
+    Raises:
+        InputError: What is there is no gallery, or no bundle.
+        ReidgeError: It cannot be read at present.
+    """
+    return (read_label(site.path) if is_there(site) else _label_of_bundle(site)).encoder_hash
 
 
 def _label_of_bundle(site: GallerySite) -> Label:
@@ -267,29 +304,38 @@ def seeing(site: GallerySite, *, whole: bool) -> Iterator[Sight]:
 
 
 def change(site: GallerySite, request: Request) -> Answer:
-    """Have a request done: by the site that runs, or here.
+    """Have a request done: by the site that runs, or here, when no other command holds the gallery any more.
 
     Raises:
         InputError: It cannot be done.
-        ReidgeError: The site does not answer, or the disk is in trouble.
+        ReidgeError: Whoever holds the gallery does not answer, or the disk is in trouble.
     """
-    label = read_label(site.path) if site.path.exists() else _label_of_bundle(site)
-    try:
-        gallery = Gallery(
-            site.path,
-            encoder_hash=label.encoder_hash,
-            embedding_dim=label.embedding_dim,
-            config=_config(site, site.identity.min_similarity or 1.0),
-            secret=site.storage.key,
-        )
-    except GalleryInUse:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return _change_here(site, request)
+        except GalleryInUse:
+            if time.monotonic() > deadline:
+                raise
         try:
             with reading(site) as store, Postbox(store) as postbox:
-                return postbox.ask(request)
+                return postbox.ask(request, nobody=lambda: not is_running(site))
         except NobodyAnswers:
-            if is_running(site):
+            if time.monotonic() > deadline:
                 raise
-            return change(site, request)  # it was no site but another command, which is done by now
+        except NoGallery:  # another command is about to make it
+            time.sleep(TRY_EVERY)
+
+
+def _change_here(site: GallerySite, request: Request) -> Answer:
+    label = read_label(site.path) if is_there(site) or not request.makes else _label_of_bundle(site)
+    gallery = Gallery(
+        site.path,
+        encoder_hash=label.encoder_hash,
+        embedding_dim=label.embedding_dim,
+        config=_config(site, site.identity.min_similarity or 1.0),
+        secret=site.storage.key,
+    )
     with gallery:
         gallery.keep([thrown_away()])  # no site runs that could take them up
         answer = request.fulfil(gallery)

@@ -18,7 +18,7 @@ from reidge.edge.migrations import transaction
 from reidge.edge.records import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from reidge.edge.requests import Answer, Request
@@ -87,8 +87,15 @@ class Postbox:
             for statement in statements:
                 self._db.execute(statement.sql, statement.values)
 
-    def ask(self, request: Request, *, seconds: float | None = None) -> Answer:
+    def ask(
+        self, request: Request, *, seconds: float | None = None, nobody: Callable[[], bool] = lambda: False
+    ) -> Answer:
         """Put a request and wait for its answer.
+
+        Args:
+            request: What is wanted.
+            seconds: To wait.
+            nobody: Whether there is nobody any more who could answer.
 
         Raises:
             InputError: The site refused it.
@@ -98,11 +105,12 @@ class Postbox:
         seconds = ANSWER_SECONDS if seconds is None else seconds
         number = self._put(request)
         deadline = time.monotonic() + seconds
-        while (answer := self._answer_to(number)) is None and time.monotonic() < deadline:
+        while (answer := self._answer_to(number)) is None and time.monotonic() < deadline and not nobody():
             time.sleep(ASK_EVERY)
         if answer is None and self._withdraw(number):
             raise NobodyAnswers(
-                f"the site that runs on {self._store.path} does not answer; nothing was changed. See its log."
+                f"another reidge holds the gallery {self._store.path} and does not answer; nothing was changed. "
+                "Where that is a site that runs, see its log; else try again."
             )
         if answer is None:
             raise ReidgeError(

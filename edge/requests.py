@@ -64,6 +64,11 @@ class Request(BaseModel, frozen=True, extra="forbid"):
         """Whether what it removes must not be left in any file when it is answered."""
         return False
 
+    @property
+    def makes(self) -> bool:
+        """Whether it may be the first thing in a gallery that is not there yet."""
+        return False
+
     @abstractmethod
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
         """Do it.
@@ -110,6 +115,11 @@ class Enrol(Request, frozen=True):
     global_id: int | None = None
     """Somebody who is known already; None makes somebody new."""
     captured_at: float
+
+    @property
+    def makes(self) -> bool:
+        """For somebody new."""
+        return self.global_id is None
 
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
         """Add each picture as an exemplar."""

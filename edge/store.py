@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -46,6 +47,9 @@ PAGE_SIZE = 8192
 """Bytes. Three embeddings of 512 numbers fit; SQLite's usual 4096 hold one, and half of the file would be empty."""
 BUSY_SECONDS = 10.0
 """For another process to let go of the file."""
+CLAIM_TRIES = 5
+CLAIM_EVERY = 0.01
+"""Seconds. Who only looks whether the gallery is in use holds its lock for some microseconds."""
 JOURNAL_SECONDS = 2.0
 """For those who read to come to an end, so that the journal can be emptied."""
 
@@ -54,6 +58,10 @@ log = logging.getLogger(__name__)
 
 class GalleryInUse(ReidgeError):
     """Another process writes to the gallery."""
+
+
+class NoGallery(InputError):
+    """There is no gallery yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +79,17 @@ def read_label(path: Path) -> Label:
     """Read whose embeddings a file holds; needs neither secret nor lock.
 
     Raises:
-        InputError: There is no such file, or it is no gallery.
+        NoGallery: There is no such file, or nothing is in it.
+        InputError: It is no gallery.
+        ReidgeError: It cannot be read at present.
     """
-    if not path.is_file():
-        raise InputError(f"there is no gallery {path} yet. It is made by: reidge run")
+    missing = NoGallery(f"there is no gallery {path} yet. It is made by: reidge run, or reidge gallery enrol")
     try:
-        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as db:
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            raise missing
+        with closing(connect_to_read(path)) as db:
+            if schema_of(db, path) == 0:
+                raise missing
             found = dict(db.execute("SELECT key, value FROM meta"))
             return Label(
                 encoder_hash=found["encoder"],
@@ -84,8 +97,47 @@ def read_label(path: Path) -> Label:
                 encrypted="cipher" in found,
                 current=found.get("schema") == str(SCHEMA_VERSION),
             )
+    except InputError:
+        raise
+    except (sqlite3.OperationalError, OSError) as error:
+        raise unusable(path, error, "read") from error
     except (sqlite3.Error, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a usable gallery ({error}). Give another path in storage.gallery.") from error
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a gallery's file beside whoever writes it.
+
+    On a disk that is full or read-only SQLite cannot make the files that it reads a journal with; where no journal is
+    left, the file alone says everything.
+
+    Raises:
+        sqlite3.Error: It cannot be read.
+    """
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        db.close()
+        journal = path.with_name(f"{path.name}-wal")
+        is_left = journal.exists() and journal.stat().st_size > 0
+        if not isinstance(error, sqlite3.OperationalError) or "locked" in str(error) or is_left or not path.is_file():
+            raise
+        alone = f"{path.absolute().as_uri()}?immutable=1"
+        return sqlite3.connect(alone, isolation_level=None, check_same_thread=False, uri=True)
+    return db
+
+
+def unusable(path: Path, error: Exception, done: str) -> ReidgeError:
+    """What to say when the disk does not let a gallery be read or written."""
+    why = str(error)
+    with suppress(OSError):
+        disk = os.statvfs(path.parent)
+        if disk.f_bavail * disk.f_frsize < 2 * PAGE_SIZE:
+            why = f"the disk is full ({error})"
+    return ReidgeError(
+        f"the gallery {path} cannot be {done}: {why}. Check the folder, its permissions and the free space."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,20 +210,33 @@ class Store:
                 f"the gallery {self.path} cannot be opened: {error.strerror or error}. "
                 "Check the folder, its permissions and the free space."
             ) from error
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock_file.close()
-            raise GalleryInUse(
-                f"the gallery {self.path} is in use by another reidge. Stop it, or give each its own storage.gallery."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+        for left in reversed(range(CLAIM_TRIES)):
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if left:
+                    time.sleep(CLAIM_EVERY)
+                    continue
+                lock_file.close()
+                raise GalleryInUse(
+                    f"the gallery {self.path} is in use by another reidge. Stop it, or give each its own "
+                    "storage.gallery."
+                ) from error
+            except OSError:  # a file system without locks
+                break
         return lock_file
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connections to write and to read; one in memory is both."""
-        db = self._connect()
+        made = not self._in_memory and not self._shared and not self.path.exists()
+        try:
+            db = self._connect()
+        except BaseException:
+            if made:  # nothing is in it, and nothing but confusion would come of it
+                with suppress(OSError):
+                    self.path.unlink()
+            raise
         if self._in_memory:
             return db, db
         try:
@@ -188,7 +253,10 @@ class Store:
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
                 os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+            if self._shared:
+                db = connect_to_read(self.path)
+            else:
+                db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from error
         try:
@@ -208,9 +276,7 @@ class Store:
         return InputError(f"{self.path} is not a usable gallery ({error}). Give another path in storage.gallery.")
 
     def _unusable(self, error: sqlite3.Error) -> ReidgeError:
-        return ReidgeError(
-            f"the gallery {self.path} cannot be written: {error}. Check the folder, its permissions and the free space."
-        )
+        return unusable(self.path, error, "read" if self._shared else "written")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -137,6 +137,19 @@ class Intake:
     """Numbers in the archive, and here, where they differ."""
 
 
+def check_encoder(archive: Archive, encoder_hash: str) -> None:
+    """See to it that an archive goes together with a gallery.
+
+    Raises:
+        InputError: It is of another encoder.
+    """
+    if archive.encoder != encoder_hash:
+        raise InputError(
+            f"the archive holds embeddings of another encoder ({archive.encoder[:12]}..., the gallery has "
+            f"{encoder_hash[:12]}...). Import it into a gallery of that encoder, and re-embed that one."
+        )
+
+
 def take_in(store: Store, archive: Archive, *, by: str) -> Intake:
     """Add to a gallery what an archive has and it lacks, in one go: all of it or nothing.
 
@@ -144,12 +157,7 @@ def take_in(store: Store, archive: Archive, *, by: str) -> Intake:
         InputError: The archive is of another encoder.
         ReidgeError: The file cannot be written.
     """
-    label = dict(store.read("SELECT key, value FROM meta"))
-    if archive.encoder != label["encoder"]:
-        raise InputError(
-            f"the archive holds embeddings of another encoder ({archive.encoder[:12]}..., the gallery has "
-            f"{label['encoder'][:12]}...). Import it into a gallery of that encoder, and re-embed that one."
-        )
+    check_encoder(archive, dict(store.read("SELECT key, value FROM meta"))["encoder"])
     taking = _Taking(store, archive)
     taking.forget()
     taking.add_identities()

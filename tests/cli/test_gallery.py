@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -15,7 +16,7 @@ import pytest
 
 from reidge.cli.gallery import ACTIONS
 from reidge.cli.main import main
-from reidge.edge import cipher, postbox
+from reidge.edge import access, cipher, postbox
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
 from reidge.edge.retention import DAY
@@ -460,6 +461,107 @@ def test_a_reader_that_leaves_is_no_failure_to_talk_about(
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert done.stderr == b""
+
+
+def test_commands_side_by_side_wait_for_each_other(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path]
+) -> None:
+    ask("enrol", pictures["bob"])
+    command = [sys.executable, "-m", "reidge.cli.main", "gallery"]
+    started = [
+        subprocess.Popen(
+            [*command, "rename", str(site), "1", f"Bob {i}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for i in range(4)
+    ]
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
+    assert ends == [(b"", 0)] * 4
+    assert len([entry for entry in ask("audit")["entries"] if entry["action"] == "rename"]) == 4
+
+
+def test_nobody_is_said_to_be_a_site_who_only_holds_the_gallery(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(postbox, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(access, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(access, "TRY_SECONDS", 0.1)
+    ask("enrol", pictures["bob"])
+    with (site.parent / "state" / "gallery.sqlite.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another reidge holds the gallery" in refused(capsys, 1, "rename", site, 1, "Bob")
+        assert "another reidge holds the gallery" in refused(capsys, 1, "decrypt", site)
+    assert ask("list")["identities"][0]["name"] is None
+
+
+def test_a_gallery_that_is_not_there_is_made_by_nothing_but_enrol_and_import(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ask("enrol", pictures["bob"])
+    ask("export", "--output", tmp_path / "all.zip")
+    (tmp_path / "empty.sqlite").touch()
+    for name in ("none.sqlite", "empty.sqlite"):
+        for action, *arguments in (
+            ("rename", 1, "Bob"), ("erase", 1), ("merge", 1, 2), ("unmerge", 2), ("split", 1, "--sightings", 1),
+            ("retain",), ("list",), ("show", 1), ("stats",), ("decrypt",), ("duplicates",), ("audit",),
+            ("enrol", pictures["bob"], "--identity", 1), ("search", pictures["bob"]),
+        ):  # fmt: skip
+            line = refused(capsys, 2, action, site, *arguments, "--set", f"storage.gallery={name}")
+            assert f"there is no gallery {tmp_path / name} yet" in line
+    assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == ["empty.sqlite"]
+    assert ask("import", tmp_path / "all.zip", "--set", "storage.gallery=empty.sqlite")["identities"] == 1
+
+
+def test_a_file_of_another_program_is_called_that(
+    site: Path, pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(tmp_path / "foreign.sqlite") as db:
+        db.execute("CREATE TABLE songs (title TEXT)")
+    db.close()
+    for action, *arguments in (("list",), ("rename", 1, "Bob"), ("enrol", pictures["bob"]), ("retain",)):
+        line = refused(capsys, 2, action, site, *arguments, "--set", "storage.gallery=foreign.sqlite")
+        assert "is a database of another program" in line
+
+
+def test_a_failed_import_leaves_no_file(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ask("enrol", pictures["bob"])
+    with sqlite3.connect(site.parent / "state" / "gallery.sqlite") as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", ("0" * 64,))
+    db.close()
+    ask("export", "--output", tmp_path / "all.zip")
+    line = refused(capsys, 2, "import", site, tmp_path / "all.zip", "--set", "storage.gallery=new.sqlite")
+    assert "another encoder" in line
+    assert list(tmp_path.glob("new.sqlite*")) == []
+
+
+def test_on_a_full_disk_it_can_be_read_who_is_there_and_a_change_says_what_is_wrong(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path]
+) -> None:
+    ask("enrol", pictures["bob"])
+
+    def on_a_full_disk(action: str, *arguments: str) -> tuple[int, str, str]:
+        code = (
+            "import resource, sys; from reidge.cli.main import main; "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); sys.exit(main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", code, "gallery", action, str(site), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    for action in ("list", "stats", "audit"):
+        status, out, err = on_a_full_disk(action)
+        assert (status, err) == (0, "")
+        assert out
+    for action, *arguments in (["rename", "1", "Bob"], ["search", str(pictures["bob"])], ["erase", "1"]):
+        status, _, err = on_a_full_disk(action, *arguments)
+        assert (status, len(err.splitlines())) == (1, 1), err
+        assert "the free space" in err
+        assert "not a usable gallery" not in err
+    assert ask("list")["identities"][0]["name"] is None
 
 
 def test_a_site_that_runs_is_asked_and_nobody_waits_for_it_to_end(
