@@ -423,9 +423,7 @@ def main() -> None:
     parser.add_argument("--sites", nargs="+", choices=list(SITES), default=list(SITES))
     parser.add_argument("--seed", type=int, default=7, help="of the sites; nothing was tuned on 7")
     parser.add_argument("--jobs", type=int, default=2, help="processes that film")
-    parser.add_argument(
-        "--sweep", type=float, nargs="+", default=list(SWEEP), help="added to the threshold to tune it"
-    )
+    parser.add_argument("--sweep", type=float, nargs="+", default=list(SWEEP), help="added to the threshold to tune it")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages; the others were done")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--table", action="store_true", help="write the tables of the last result into the docs")
