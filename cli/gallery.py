@@ -120,6 +120,12 @@ def _declare_enrol(sub: argparse.ArgumentParser) -> None:
     _pictures(sub)
     sub.add_argument("--name", help="the person's name, if it is to be kept")
     sub.add_argument("--identity", type=int, metavar="ID", help="somebody known; without it, it is somebody new")
+    sub.add_argument(
+        "--force",
+        action="store_true",
+        default=False,
+        help="also by pictures that show nobody well, or look like somebody else",
+    )
 
 
 def _declare_rename(sub: argparse.ArgumentParser) -> None:
@@ -155,6 +161,11 @@ def _declare_erase(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--sightings", type=int, nargs="+", default=[], metavar="N", help="numbers of sightings, e.g. undecided ones"
     )
+
+
+def _declare_retain(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dry-run", action="store_true", default=False, help="only say how many would be forgotten")
+    sub.add_argument("--yes", action="store_true", default=False, help="also where that is more than half of everybody")
 
 
 def _declare_export(sub: argparse.ArgumentParser) -> None:
@@ -195,6 +206,7 @@ DECLARE: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "split": _declare_split,
     "duplicates": _declare_duplicates,
     "erase": _declare_erase,
+    "retain": _declare_retain,
     "export": _declare_export,
     "import": _declare_import,
     "encrypt": _declare_encrypt,

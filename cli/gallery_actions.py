@@ -118,12 +118,22 @@ def do_enrol(args: argparse.Namespace) -> Said:
 
     site = _site(args)
     name = None if args.name is None else check_name(args.name)
+    unlike = None
     with _looking(site, args) as (sight, portraits):
+        unfit = [f"{portrait.path}: {portrait.unfit}" for portrait in portraits if portrait.unfit is not None]
+        if unfit and not args.force:
+            raise InputError(f"{'; '.join(unfit)}. Nobody is known again by that: leave it out, or say --force.")
         alike: list[Candidate] = []
         if is_there(site):  # which also sees to it that the encoders are the same
             with _gallery(site, sight) as gallery:
-                near = _nearest(gallery, portraits, 3)
-                alike = [candidate for candidate in near if sight.verdict(candidate, people=len(gallery)) != "no"]
+                near = _nearest(gallery, portraits, 5)
+                alike = [candidate for candidate in near if sight.verdict(candidate, people=len(gallery)) == "yes"]
+                unlike = _unlike(gallery, sight, portraits, args.identity)
+        if unlike is not None and alike and not args.force:
+            raise InputError(
+                f"the pictures are unlike identity {unlike.global_id} ({unlike.similarity:.2f}) and like identity "
+                f"{alike[0].global_id} ({alike[0].similarity:.2f}). Enrol them as that one, or say --force."
+            )
     shots = tuple(
         Shot.of(one.embedding_D, quality=one.quality, crop=one.jpeg() if site.storage.crops else None)
         for one in portraits
@@ -133,6 +143,8 @@ def do_enrol(args: argparse.Namespace) -> Said:
     number = answer["global_id"]
     others = [c for c in alike if c.global_id != number]
     text = f"{_quality(portraits)}{'enrolled as' if answer['created'] else 'added to'} identity {number}"
+    if unlike is not None:
+        text += f"\nthey are unlike what was known of it ({unlike.similarity:.2f}): is it the same person?"
     for other in others:
         text += (
             f"\nlooks like identity {other.global_id} ({other.similarity:.2f}): if that is the same person,"
@@ -190,9 +202,25 @@ def do_erase(args: argparse.Namespace) -> Said:
 
 def do_retain(args: argparse.Namespace) -> Said:
     """Forget who was not seen for long."""
+    from reidge.edge.access import reading
     from reidge.edge.requests import retain_now
+    from reidge.edge.retention import count_expired
 
     site = _site(args)
+    with reading(site) as store:
+        going, passes = count_expired(store, site.storage, now=time.time())
+        (total,) = store.read("SELECT count(*) FROM identities")[0]
+    if site.storage.retention_days is None and site.storage.retention_enrolled_days is None:
+        return Said({"identities": 0, "sightings": 0}, "retention is off: storage.retention_days is null")
+    if args.dry_run:
+        text = f"would be forgotten: {going} of {_counted(total, 'identity', 'identities')}"
+        figures = {"identities": going, "sightings": passes, "dry_run": True}
+        return Said(figures, f"{text}, {_counted(passes, 'sighting')}")
+    if 2 * going > total and not args.yes:
+        raise InputError(
+            f"{going} of {_counted(total, 'identity', 'identities')} would be forgotten, which is more than half. "
+            "If that is meant, say --yes."
+        )
     identities = sightings = 0
     more = True
     while more:
@@ -211,6 +239,8 @@ def do_duplicates(args: argparse.Namespace) -> Said:
 
     site = _site(args)
     least = min_similarity_of(site) if args.min_similarity is None else args.min_similarity
+    if not -1 <= least <= 1:  # nor is NaN
+        raise InputError(f"--min-similarity must be between -1 and 1, got {least:g}.")
     with reading(site) as store:
         (total,) = store.read("SELECT count(DISTINCT global_id) FROM exemplars")[0]
         with Progress("duplicates", total=total, unit="identities") as bar:
@@ -356,6 +386,15 @@ def _nearest(gallery: Gallery, portraits: Sequence[Portrait], limit: int) -> lis
     from reidge.edge.portraits import mean_embedding
 
     return gallery.nearest(mean_embedding(portraits), limit=limit)
+
+
+def _unlike(gallery: Gallery, sight: Sight, portraits: Sequence[Portrait], global_id: int | None) -> Candidate | None:
+    """The identity that pictures are to be of, where a running site would not take them for it."""
+    everybody = _nearest(gallery, portraits, len(gallery)) if global_id is not None else []
+    for own in everybody:
+        if own.global_id == global_id and sight.verdict(own, people=len(gallery)) != "yes":
+            return own
+    return None
 
 
 def _described(portraits: Sequence[Portrait]) -> list[dict[str, Any]]:

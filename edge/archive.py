@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+HOW_TO_GIVE = "Give the secret that it was encrypted with as --secret-file."
 FORMAT: Literal["reidge gallery"] = "reidge gallery"
 VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -253,8 +254,8 @@ def _cipher(manifest: Manifest, secret: str | None, path: Path) -> Cipher | None
     if manifest.encryption is None:
         return None
     if secret is None:
-        raise InputError(f"{path} is encrypted. Give the secret that it was encrypted with in storage.secret_file.")
-    return Cipher.from_header(manifest.encryption, secret, path=path)
+        raise InputError(f"{path} is encrypted. {HOW_TO_GIVE}")
+    return Cipher.from_header(manifest.encryption, secret, path=path, how_to_give=HOW_TO_GIVE)
 
 
 def _check(archive: Archive, manifest: Manifest) -> None:

@@ -95,8 +95,8 @@ def _check_detector(site: Site) -> str:
 
 def _check_outputs(site: Site) -> str:
     events, tracks = site.outputs.events, site.outputs.tracks
-    found = [] if events is None or events == "-" else [_writable(events)]
-    return "; ".join(found if tracks is None else [*found, _writable(tracks, folder=True)]) or "stdout"
+    found = ["events are not written" if events is None else "stdout" if events == "-" else _writable(events)]
+    return "; ".join(found if tracks is None else [*found, _writable(tracks, folder=True)])
 
 
 def _try_broker(config: MqttConfig) -> Finding:

@@ -51,8 +51,14 @@ class Cipher:
         return cls(secret, salt=os.urandom(SALT_BYTES), n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P)
 
     @classmethod
-    def from_header(cls, header: str, secret: str, *, path: Path | str) -> Cipher:
+    def from_header(cls, header: str, secret: str, *, path: Path | str, how_to_give: str = HOW_TO_GIVE) -> Cipher:
         """The key of a file that says how its key is made.
+
+        Args:
+            header: What the file says.
+            secret: Of the user.
+            path: The file, for messages.
+            how_to_give: What to do where the secret is another one, for messages.
 
         Raises:
             InputError: The secret is another one, or the header is not of this kind.
@@ -74,7 +80,7 @@ class Cipher:
         except ValueError:
             right = False
         if not right:
-            raise InputError(f"{path} was encrypted with another secret. {HOW_TO_GIVE}")
+            raise InputError(f"{path} was encrypted with another secret. {how_to_give}")
         return cipher
 
     @property

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from reidge.edge.detectors import Detector
     from reidge.edge.quality import QualityConfig
 
+MIN_SHARPNESS = 0.3
+"""Of a picture with anything in it, at the size at which pictures are compared; one of a person has hundreds."""
 MIN_FOR_USUAL = 3
 """Pictures from which on it is known what is usual among them."""
 
@@ -41,6 +43,8 @@ class Portrait:
     """Median similarity to the other pictures; None where there is no other."""
     flaws: tuple[str, ...]
     """What speaks against it, in words."""
+    unfit: str | None
+    """Why it shows nobody well enough to be remembered by; None where it may."""
 
     def jpeg(self) -> bytes:
         """The person alone, as a gallery keeps pictures."""
@@ -82,6 +86,10 @@ def read_portraits(
         # The median: of four pictures the one of somebody else must not spoil what is said of the three.
         likeness = float(np.median(others_PD @ embeddings_PD[i])) if len(others_PD) else None
         flaws = _flaws(image, whole=detector is None, quality=quality)
+        blank = detector is None and sharpness_P[i] < MIN_SHARPNESS  # in others a detector has found somebody
+        if blank:
+            flaws.insert(0, "it is blank")
+        unfit = flaws[0] if blank or image.shape[0] < quality.min_height else None
         if usual is not None and sharpness_P[i] < quality.min_sharpness * usual:
             flaws.append("much less sharp than the others")
         if likeness is not None and likeness < min_similarity:
@@ -94,6 +102,7 @@ def read_portraits(
                 quality=min(1.0, image.shape[0] / spec.height),
                 likeness=likeness,
                 flaws=tuple(flaws),
+                unfit=unfit,
             )
         )
     return portraits

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from reidge.edge.gallery import Gallery
+    from reidge.edge.store import Store
 
 DAY = 86_400.0
 PROBATION = 3600.0
@@ -99,6 +100,22 @@ def find_expired(gallery: Gallery, config: RetentionConfig, *, now: float, limit
         sightings=tuple(number for number, _ in sightings),
         more=limit in map(len, (*people, sightings)),
     )
+
+
+def count_expired(store: Store, config: RetentionConfig, *, now: float) -> tuple[int, int]:
+    """How many identities and sightings are to be forgotten.
+
+    Raises:
+        ReidgeError: The file cannot be read.
+    """
+    asked = (
+        (OLD_PEOPLE, config.retention_days),
+        (OLD_ENROLLED, config.retention_enrolled_days),
+        (OLD_SIGHTINGS, config.retention_days),
+    )
+    all_of_them = -1  # as SQLite's LIMIT has it
+    found = [0 if days is None else len(store.read(sql, (now - DAY * days, all_of_them))) for sql, days in asked]
+    return found[0] + found[1], found[2]
 
 
 def forget_expired(gallery: Gallery, expired: Expired, *, keep: Collection[int] = ()) -> list[int]:

@@ -64,7 +64,11 @@ class TransitConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _ordered(self) -> TransitConfig:
-        if not 0 <= self.seconds[0] < self.seconds[1]:
+        if self.between[0] == self.between[1]:
+            raise ValueError(f"between are two cameras, got {self.between[0]} twice")
+        if min(self.seconds) < 0:
+            raise ValueError(f"seconds must be at least 0, got {list(self.seconds)}")
+        if not self.seconds[0] < self.seconds[1]:
             raise ValueError(f"seconds are the least and the most, got {list(self.seconds)}")
         return self
 
@@ -145,9 +149,15 @@ def load_site(path: Path, overrides: Sequence[str] = ()) -> Site:
             )
         if unknown := [name for name in camera.overlaps if name not in names]:
             raise InputError(f"{path}: {camera.name} overlaps {unknown[0]!r}, which is no camera of this site.")
+        if camera.name in camera.overlaps:
+            raise InputError(f"{path}: {camera.name} overlaps itself, which goes without saying. Take that out.")
+    said: set[frozenset[str]] = set()
     for way in site.transit:
         if unknown := [name for name in way.between if name not in names]:
             raise InputError(f"{path}: transit is said for {unknown[0]!r}, which is no camera of this site.")
+        if frozenset(way.between) in said:
+            raise InputError(f"{path}: transit is said twice for {' and '.join(way.between)}. Leave one of them out.")
+        said.add(frozenset(way.between))
     return _resolve(site, path.parent)
 
 

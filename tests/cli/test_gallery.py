@@ -118,7 +118,7 @@ def test_what_speaks_against_pictures_is_said(
 ) -> None:
     cv2.imwrite(str(tmp_path / "tiny.png"), dressed(RED, WHITE, height=20))
     cv2.imwrite(str(tmp_path / "wide.png"), np.hstack([dressed(RED, WHITE)] * 3))
-    enrolled = ask("enrol", tmp_path / "tiny.png", pictures["bob"], tmp_path / "wide.png", pictures["anna1"])
+    enrolled = ask("enrol", tmp_path / "tiny.png", pictures["bob"], tmp_path / "wide.png", pictures["anna1"], "--force")
     tiny, bob, wide, anna = (one["flaws"] for one in enrolled["quality"])
     assert tiny == ["20 pixels high, 48 are asked for"]
     assert [flaw.split("(")[0] for flaw in bob] == ["unlike the others "]
@@ -317,6 +317,7 @@ def test_a_gallery_is_encrypted_and_back_and_with_another_secret(
     assert ask("encrypt", "--old-secret-file", tmp_path / "old") == {"encrypted": 3}
     assert len(ask("list")["identities"]) == 2
     assert ask("import", tmp_path / "sealed.zip", "--secret-file", tmp_path / "old")["known"] == 2
+    assert "as --secret-file" in refused(capsys, 2, "import", site, tmp_path / "sealed.zip")
     assert ask("decrypt") == {"decrypted": 3}
     assert any(part in content(state) for part in parts)
 
@@ -562,6 +563,58 @@ def test_on_a_full_disk_it_can_be_read_who_is_there_and_a_change_says_what_is_wr
         assert "the free space" in err
         assert "not a usable gallery" not in err
     assert ask("list")["identities"][0]["name"] is None
+
+
+def test_pictures_of_somebody_else_are_not_added_to_an_identity_unless_that_is_meant(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["anna1"])
+    command = ["gallery", "enrol", str(site), str(pictures["bob"]), "--identity", "1"]
+    assert main(command) == 0  # like nobody: it may be a new look of hers
+    assert "unlike what was known of it (" in capsys.readouterr().out
+    ask("erase", 1)
+    ask("enrol", pictures["anna1"])
+    ask("enrol", pictures["bob"])
+    line = refused(capsys, 2, "enrol", site, pictures["bob"], "--identity", 2)
+    assert "unlike identity 2 (" in line
+    assert "like identity 3 (1.00)" in line
+    assert ask("show", 2)["person"]["exemplars"] == 1
+    ask("enrol", pictures["bob"], "--identity", 2, "--force")
+    assert ask("show", 2)["person"]["exemplars"] == 2
+
+
+def test_nobody_is_enrolled_by_pictures_that_show_nobody(
+    ask: Callable[..., dict[str, Any]], site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "blank.png"), np.full((96, 48, 3), 120, dtype=np.uint8))
+    cv2.imwrite(str(tmp_path / "tiny.png"), dressed(RED, WHITE, height=20))
+    line = refused(capsys, 2, "enrol", site, tmp_path / "blank.png", tmp_path / "tiny.png")
+    assert "blank.png: it is blank; " in line
+    assert "tiny.png: 20 pixels high, 48 are asked for. " in line
+    assert not (site.parent / "state").exists()
+    assert ask("enrol", tmp_path / "tiny.png", "--force")["global_id"] == 1
+
+
+def test_more_than_half_of_everybody_is_forgotten_by_hand_only_if_that_is_meant(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["bob"])
+    for seed in (1, 2):
+        passed(site, seed, days_ago=31)
+    assert ask("retain", "--dry-run") == {"identities": 2, "sightings": 2, "dry_run": True}
+    assert "2 of 3 identities would be forgotten" in refused(capsys, 2, "retain", site)
+    assert main(["gallery", "retain", str(site), "--set", "storage.retention_days=null"]) == 0
+    assert "retention is off" in capsys.readouterr().out
+    assert ask("stats")["identities"] == 3
+    assert ask("retain", "--yes") == {"identities": 2, "sightings": 2}
+
+
+def test_a_similarity_that_none_can_be_is_refused(
+    ask: Callable[..., dict[str, Any]], site: Path, pictures: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("enrol", pictures["bob"])
+    for value in ("7", "nan", "-1.5"):
+        assert "between -1 and 1" in refused(capsys, 2, "duplicates", site, f"--min-similarity={value}")
 
 
 def test_a_site_that_runs_is_asked_and_nobody_waits_for_it_to_end(

@@ -127,6 +127,13 @@ def test_a_file_and_a_folder_in_each_others_place_are_named(
     assert findings(site, capsys, 1)["storage"][0] == "wrong"
 
 
+def test_events_that_nobody_writes_are_not_called_stdout(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = write_site(tmp_path, tiny_bundle, still, outputs={"events": None})
+    assert findings(site, capsys, 0)["outputs"] == ("ok", "events are not written")
+
+
 def test_a_gallery_is_looked_at_also_while_a_reidge_runs_on_it(
     tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,13 @@ def test_a_recording_may_begin_at_an_iso_time(tmp_path: Path) -> None:
         ("cameras.0.moves=true", r"cam1 moves, and to the motion detector .* Use another detector"),
         ("transit=[{between: [cam1, cam9], seconds: [1, 2]}]", "transit is said for 'cam9', which is no camera"),
         ("transit=[{between: [cam1, cam2], seconds: [5, 2]}]", "the least and the most"),
+        ("transit=[{between: [cam1, cam2], seconds: [-1, 2]}]", "seconds must be at least 0"),
+        ("transit=[{between: [cam1, cam1], seconds: [1, 2]}]", "between are two cameras, got cam1 twice"),
+        (
+            "transit=[{between: [cam1, cam2], seconds: [1, 2]}, {between: [cam2, cam1], seconds: [1, 3]}]",
+            "transit is said twice for cam2 and cam1",
+        ),
+        ("cameras.0.overlaps=[cam1]", "cam1 overlaps itself"),
         ("cameras=[]", r"cameras: must have at least 1 entry\."),
         ("cameras.0.source=rstp://u:secret@host/a", r"camera cam1: unknown scheme rstp\. Did you mean rtsp\?"),
         ("cameras.0.source=gopher://host/a", r"camera cam1: unknown scheme gopher\. Known here: http, "),
