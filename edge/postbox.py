@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.migrations import transaction
 from reidge.edge.records import Statement
+from reidge.edge.store import unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -197,7 +198,4 @@ class Postbox:
         try:
             yield
         except sqlite3.Error as error:
-            raise ReidgeError(
-                f"the gallery {self._store.path} cannot be written: {error}. "
-                "Check the folder, its permissions and the free space."
-            ) from error
+            raise unusable(self._store.path, error, "written") from error
