@@ -22,7 +22,8 @@ MOST = 0.97
 """However many people are known, one is still recognised from here on, ..."""
 SAME_REACHING = "0.05"
 """... and from where all but this share of the halves of a track reach: a bar that turns away people who were just seen
-tells nobody apart any more. Times and the mean over many pairs have to do the rest."""
+tells nobody apart any more. Times and the mean over many pairs have to do the rest. It is never below the calibrated
+one, for tracks that mix two people make halves look more different than people are."""
 ENROLLED_ODDS = 2.0
 """How much rather people the user has enrolled may be recognised than those the site found itself."""
 
@@ -71,7 +72,7 @@ def bars_of(report: ThresholdReport | None, *, min_similarity: float, fixed: boo
         decay=tail_decay(report),
         false_match_rate=None if fixed else report.false_match_rate,
         stranger_rate=stranger_rate,
-        most=min(report.same_quantiles.get(SAME_REACHING, MOST), MOST),
+        most=max(min(report.same_quantiles.get(SAME_REACHING, MOST), MOST), min_similarity),
     )
 
 

@@ -45,3 +45,9 @@ def test_the_bar_never_turns_away_who_was_just_seen() -> None:
     bars = bars_of(report, min_similarity=0.6, fixed=False, stranger_rate=0.1)
     assert bars.at(10) == pytest.approx(0.6)
     assert bars.at(1000) == 0.66
+
+
+def test_the_bar_is_not_below_the_calibrated_one_where_tracks_mix_people() -> None:
+    report = REPORT.model_copy(update={"same_quantiles": {"0.05": 0.42}})
+    bars = bars_of(report, min_similarity=0.6, fixed=False, stranger_rate=0.1)
+    assert bars.at(10) == bars.at(1000) == 0.6
