@@ -170,19 +170,27 @@ class Roster(Followed):
         self.keep(statements)
         return global_id
 
-    def begin(self, at: float) -> int:
-        """Make an identity of somebody whose track is not over: nothing is remembered of them yet.
+    def begin(self, embedding_D: NDArray[np.float32], *, at: float, quality: float) -> tuple[int, int]:
+        """Make an identity of somebody whose track is not over.
+
+        What is remembered stands in until the sighting is recorded, so that whoever was told of the identity finds it
+        again even if the process ends before; then it is to be let go of.
 
         Args:
+            embedding_D: Unit length.
             at: When they were seen; seconds since the epoch, UTC.
+            quality: Larger is better.
 
         Returns:
-            Its global_id.
+            The global_id, and the exemplar_id of what stands in.
         """
-        statements: list[Statement] = []
-        global_id = self._new_identity(at, statements)
-        self.keep(statements)
-        return global_id
+        global_id = self.enrol(embedding_D, captured_at=at, quality=quality)
+        return global_id, self._last["exemplars"]
+
+    def let_go(self, exemplar_id: int) -> None:
+        """Forget an exemplar, if it is still there."""
+        for row in np.flatnonzero(self._index.exemplar_ids_M == exemplar_id):
+            self.keep([Statement(records.DROP_EXEMPLAR, (self._index.drop(int(row)),))])
 
     def record(self, sighting: SightingRow, *, crop: bytes | None = None) -> int:
         """Keep a sighting that is over, with a picture if there is one, encoded.

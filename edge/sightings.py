@@ -98,6 +98,8 @@ class Sighting:
     """In the gallery, once it is over."""
     exemplar: bool = False
     """Whether the gallery has its embedding as an exemplar."""
+    stand_in: int = 0
+    """The exemplar that was made of it before it was over, by number."""
     picture_HW3: NDArray[np.uint8] | None = field(default=None, repr=False)
     """The best one so far, where pictures are kept, ..."""
     picture_worth: float = 0.0
@@ -310,13 +312,19 @@ class SightingBook:
             crop=None if sighting.picture_HW3 is None else encode_picture(sighting.picture_HW3),
         )
         sighting.picture_HW3 = None
+        if sighting.stand_in:
+            self.gallery.let_go(sighting.stand_in)
+            sighting.stand_in = 0
         if sighting.global_id is not None:
             self.enrol(sighting, sighting.global_id)
 
     def enrol(self, sighting: Sighting, global_id: int | None) -> int:
-        """Make an exemplar of a sighting, of a known identity or of a new one; once it is over, and not before."""
+        """Make an exemplar of a sighting, of a known identity or a new one; before it is over, of a new one alone."""
         if not sighting.sighting_id:
-            return self.gallery.begin(sighting.last_seen) if global_id is None else global_id
+            if global_id is None:
+                at, quality = sighting.last_seen, float(sighting.embeddings)
+                global_id, sighting.stand_in = self.gallery.begin(sighting.mean_D, at=at, quality=quality)
+            return global_id
         sighting.exemplar = True
         return self.gallery.enrol(
             sighting.mean_D,

@@ -197,9 +197,11 @@ class Window:
         for sighting in sightings:
             ids.update(self._candidates(sighting, least))
         present = {sighting.sighting_id for sighting in sightings if sighting.sighting_id}
+        stand_ins = {sighting.stand_in for sighting in sightings}
         anchors = []
         for global_id in sorted(ids):
-            old = [e for e in self.gallery.exemplars(global_id) if e.sighting_id not in present]
+            known = self.gallery.exemplars(global_id)
+            old = [e for e in known if e.sighting_id not in present and e.exemplar_id not in stand_ins]
             if old:
                 embeddings_KD = np.stack([exemplar.embedding_D for exemplar in old])
                 enrolled = any(exemplar.enrolled for exemplar in old)
