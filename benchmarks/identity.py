@@ -170,7 +170,7 @@ def score_site(
 ) -> dict[str, Any]:
     """Everything that is said about a recorded site."""
     recording = Recording.load(path)
-    report = Bundle.load(bundle).manifest.threshold[recording.facts.precision]  # type: ignore[index]  # as recorded
+    report = Bundle.load(bundle).manifest.threshold[recording.facts.precision]
     assert report.min_similarity is not None
     began = time.monotonic()
     replayed = replay(recording, replay_site(recording, bundle, settings))
@@ -288,7 +288,7 @@ def open_set(recording: Recording, bundle: Path, settings: Sequence[str] = ()) -
     people, means, residents = recording.people(), recording.means(), set(recording.facts.residents)
     site = replay_site(recording, bundle, settings)
     loaded = Bundle.load(bundle)
-    encoder = open_encoder(loaded, precision=recording.facts.precision)  # type: ignore[arg-type]  # as recorded
+    encoder = open_encoder(loaded, precision=recording.facts.precision)
     ends = {recording.key(row): float(row["time"]) for row in recording.ended_E}
     answers: dict[str, list[bool]] = {"false_match": [], "missed_match": [], "mismatch": []}
     with open_gallery(site, loaded, encoder) as gallery:

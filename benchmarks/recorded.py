@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from reidge.demo.render import Truth
     from reidge.edge.backends import EdgeEncoder
+    from reidge.edge.bundle import Precision
     from reidge.edge.detectors import Detector
     from reidge.edge.events import Event
     from reidge.edge.gallery import Gallery
@@ -70,7 +71,7 @@ class Facts:
 
     cameras: tuple[str, ...]
     encoder_hash: str
-    precision: str
+    precision: Precision
     true_boxes: int
     detected: int
     """True boxes that were found, whoever they were taken for."""
@@ -419,7 +420,7 @@ def replay(recording: Recording, site: Site) -> Replayed:
     bundle = Bundle.load(site.bundle)
     if bundle.encoder_hash != recording.facts.encoder_hash:
         raise InputError(f"the recording is not of the encoder in {site.bundle}. Record the site again.")
-    encoder = open_encoder(bundle, precision=recording.facts.precision)  # type: ignore[arg-type]  # as it was
+    encoder = open_encoder(bundle, precision=recording.facts.precision)
     events, table = _Events(), _Table()
     with open_gallery(site, bundle, encoder) as gallery:
         player = _Player(

@@ -13,7 +13,7 @@ import numpy as np
 from reidge.edge import audit
 from reidge.edge.crops import resize_crops
 from reidge.edge.errors import InputError
-from reidge.edge.records import Statement
+from reidge.edge.records import DROP_EXEMPLAR, Statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 BATCH = 64
 SET_SIGHTING = "UPDATE sightings SET embedding = ?2 WHERE sighting_id = ?1"
 SET_EXEMPLAR = "UPDATE exemplars SET embedding = ?2 WHERE exemplar_id = ?1"
-DROP_EXEMPLAR = "DELETE FROM exemplars WHERE exemplar_id = ?"
 SET_META = "UPDATE meta SET value = ?2 WHERE key = ?1"
 
 
