@@ -246,13 +246,17 @@ def kept(site: Site) -> dict[str, Any]:
     with sqlite3.connect(site.folder / "gallery.sqlite") as gallery:
         known = {row[0] for row in gallery.execute("SELECT global_id FROM identities")}
     merged = {event["merged_from"]: event["global_id"] for event in events if event["event"] == "identity.merged"}
-    told = {event["global_id"] for event in events if event["event"] == "sighting.ended"} - {None}
+    told = [event for event in events if event["event"] == "sighting.ended" and event["global_id"] is not None]
     return {
         "events": len(in_file),
         "events_lost": site.running.summary()["events"] - len(wanted) + len(wanted - set(at_broker)),
         "in_order": [event_id for event_id in at_broker if event_id in wanted] == in_file,
         "identities": len(known),
-        "identities_lost": len({_final(global_id, merged) for global_id in told} - known),
+        "identities_lost": len({_final(event["global_id"], merged) for event in told} - known),
+        "identities_by_camera": {
+            name: sorted({_final(event["global_id"], merged) for event in told if event["camid"] == name})
+            for name in CAMERAS
+        },
     }
 
 

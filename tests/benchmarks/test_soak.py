@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,7 +49,11 @@ def test_three_minutes_of_faults_lose_nothing_and_let_nothing_grow(soak: ModuleT
     assert result["faults"] >= 3
     assert (result["events_lost"], result["identities_lost"], result["in_order"]) == (0, 0, True)
     assert result["events"] > 100
-    assert result["identities"] == 4  # one person stands before each camera, and is nobody new after a fault
+    # One person stands before each camera: an identity once a fault has made two sightings of them, and nobody new
+    # after the next. Three cameras go away for longer than a track waits; a fourth may only flicker.
+    found = result["identities_by_camera"].values()
+    assert max(len(people) for people in found) == 1
+    assert sum(len(people) for people in found) == len(set(chain(*found))) == result["identities"] >= 3
     assert result["growth_mb"] < 20
     assert result["age_s_p95"] < 1
     assert soak.handled_share(result) > 0.5
