@@ -97,7 +97,7 @@ def do_search(args: argparse.Namespace) -> Said:
     with _looking(site, args) as (sight, portraits):
         with _gallery(site, sight) as gallery:
             found = _nearest(gallery, portraits, args.limit)
-            verdicts = {c.global_id: sight.verdict(c, people=len(gallery)) for c in found}
+            verdicts = {c.global_id: sight.verdict(c, gallery) for c in found}
             likely = [global_id for global_id, verdict in verdicts.items() if verdict != "no"]
             least = sight.bars.at(len(gallery))
             note(gallery.store, "search", subject=likely, pictures=len(portraits))
@@ -127,7 +127,7 @@ def do_enrol(args: argparse.Namespace) -> Said:
         if is_there(site):  # which also sees to it that the encoders are the same
             with _gallery(site, sight) as gallery:
                 near = _nearest(gallery, portraits, 5)
-                alike = [candidate for candidate in near if sight.verdict(candidate, people=len(gallery)) == "yes"]
+                alike = [candidate for candidate in near if sight.verdict(candidate, gallery) == "yes"]
                 unlike = _unlike(gallery, sight, portraits, args.identity)
         if unlike is not None and alike and not args.force:
             raise InputError(
@@ -378,7 +378,7 @@ def _gallery(site: GallerySite, sight: Sight) -> Iterator[Gallery]:
     """Open the gallery to look for somebody."""
     from reidge.edge.access import searching
 
-    with searching(site, sight.encoder.bundle, min_similarity=sight.bars.min_similarity) as gallery:
+    with searching(site, sight.encoder.bundle, sight.bars) as gallery:
         yield gallery
 
 
@@ -392,7 +392,7 @@ def _unlike(gallery: Gallery, sight: Sight, portraits: Sequence[Portrait], globa
     """The identity that pictures are to be of, where a running site would not take them for it."""
     everybody = _nearest(gallery, portraits, len(gallery)) if global_id is not None else []
     for own in everybody:
-        if own.global_id == global_id and sight.verdict(own, people=len(gallery)) != "yes":
+        if own.global_id == global_id and sight.verdict(own, gallery) != "yes":
             return own
     return None
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from reidge.edge import audit
 from reidge.edge.backends import open_encoder
-from reidge.edge.bars import bars_of
 from reidge.edge.bundle import ONNX_NAMES, Bundle, read_manifest
 from reidge.edge.detectors import DetectorConfig, open_detector
 from reidge.edge.detectors.motion import MotionConfig
@@ -22,7 +21,7 @@ from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.portraits import read_portraits
 from reidge.edge.postbox import NobodyAnswers, Postbox, thrown_away
 from reidge.edge.quality import QualityConfig
-from reidge.edge.service import least_similarity
+from reidge.edge.service import least_similarities, least_similarity
 from reidge.edge.settings import validate
 from reidge.edge.site import EncoderConfig, IdentityConfig, StorageConfig, read_sections
 from reidge.edge.store import IN_MEMORY, GalleryInUse, Label, NoGallery, Store, read_label
@@ -209,7 +208,7 @@ def min_similarity_of(site: GallerySite) -> float:
 
 
 @contextmanager
-def searching(site: GallerySite, bundle: Bundle, *, min_similarity: float) -> Iterator[Gallery]:
+def searching(site: GallerySite, bundle: Bundle, bars: Bars) -> Iterator[Gallery]:
     """Open the gallery to look for people, whether a site runs on it or not.
 
     Raises:
@@ -221,7 +220,8 @@ def searching(site: GallerySite, bundle: Bundle, *, min_similarity: float) -> It
         site.path,
         encoder_hash=bundle.encoder_hash,
         embedding_dim=bundle.manifest.embedding_dim,
-        config=_config(site, min_similarity),
+        config=_config(site, bars.min_similarity),
+        bars=bars,
         secret=site.storage.key,
         shared=True,
     )
@@ -246,10 +246,9 @@ class Sight:
     unlike: float
     """Similarity that one of twenty reaches: pictures of one person less alike than this are worth a look."""
 
-    def verdict(self, candidate: Candidate, *, people: int) -> Verdict:
-        """Whether somebody out of so many people is the one: yes, as a site that runs would say; or maybe."""
-        lead = self.bars.enrolled_lead if candidate.enrolled else 0.0
-        if candidate.similarity + lead >= self.bars.at(people):
+    def verdict(self, candidate: Candidate, gallery: Gallery) -> Verdict:
+        """Whether somebody of a gallery is the one: yes, as a site that runs would say; or maybe."""
+        if gallery.knows(candidate):
             return "yes"
         return "maybe" if candidate.similarity >= self.rare else "no"
 
@@ -286,12 +285,7 @@ def seeing(site: GallerySite, *, whole: bool) -> Iterator[Sight]:
         )
         detector = stack.enter_context(open_detector(site.detector)) if whole else None
         report = bundle.manifest.threshold.get(encoder.precision)
-        bars = bars_of(
-            report,
-            min_similarity=least_similarity(site.identity, bundle.manifest, encoder.precision, path=bundle.path),
-            fixed=site.identity.min_similarity is not None,
-            stranger_rate=site.identity.stranger_rate,
-        )
+        bars = least_similarities(site.identity, bundle, encoder.precision)
         reached = {} if report is None else report.different_quantiles
         yield Sight(
             encoder=encoder,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import BaseModel, Field
 
+from reidge.edge.bars import Bars
 from reidge.edge.roster import Roster
 from reidge.edge.store import IN_MEMORY, Store
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import numpy as np
     from numpy.typing import NDArray
 
 NEAR_ROWS = 16
@@ -32,8 +33,6 @@ LEAST_ROWS = 256
 """Exemplars that are looked at in any case."""
 FINALISTS = 4
 """Identities that are compared in full for each one that is asked for."""
-FEW_EXEMPLARS = 4096
-"""Up to so many, an identity is compared with all others; beyond, with the nearest."""
 
 
 class GalleryConfig(BaseModel, frozen=True, extra="forbid"):
@@ -81,6 +80,7 @@ class Gallery(Roster):
         encoder_hash: Identity of the embedding space; a gallery of another encoder is refused.
         embedding_dim: Length of an embedding.
         config: Thresholds and sizes.
+        bars: Least similarities, raised with the number of identities; without, `config.min_similarity` holds for any.
         secret: Embeddings and pictures are encrypted in the file with a key made from it.
         shared: Only read, beside a process that may write; later changes of the file are not seen.
 
@@ -95,11 +95,13 @@ class Gallery(Roster):
         encoder_hash: str,
         embedding_dim: int,
         config: GalleryConfig,
+        bars: Bars | None = None,
         secret: str | None = None,
         shared: bool = False,
     ) -> None:
         self.path = path
         self.config = config
+        self.bars = bars or Bars(min_similarity=config.min_similarity)
         self.embedding_dim = embedding_dim
         store = Store(path, encoder_hash=encoder_hash, embedding_dim=embedding_dim, secret=secret, shared=shared)
         try:
@@ -121,6 +123,8 @@ class Gallery(Roster):
     def match(self, embedding_D: NDArray[np.float32], *, forbidden: Collection[int] = ()) -> Match:
         """Find who an embedding shows.
 
+        An answer is by this one embedding alone. A site decides about whole sightings, with their times and places.
+
         Args:
             embedding_D: Unit length.
             forbidden: Identities that it cannot be, e.g. because they are somewhere else at this moment.
@@ -128,8 +132,13 @@ class Gallery(Roster):
         found = self.nearest(embedding_D, forbidden=forbidden, limit=2)
         best = found[0].similarity if found else -1.0
         runner_up = found[1].similarity if len(found) > 1 else -1.0
-        sure = best >= self.config.min_similarity and best - runner_up >= self.config.min_margin
-        return Match(global_id=found[0].global_id if found and sure else None, similarity=best, runner_up=runner_up)
+        sure = bool(found) and self.knows(found[0]) and best - runner_up >= self.config.min_margin
+        return Match(global_id=found[0].global_id if sure else None, similarity=best, runner_up=runner_up)
+
+    def knows(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate is similar enough, out of all there are; enrolled people are known more readily."""
+        lead = self.bars.enrolled_lead if candidate.enrolled else 0.0
+        return candidate.similarity + lead >= self.bars.at(len(self))
 
     def nearest(
         self, embedding_D: NDArray[np.float32], *, forbidden: Collection[int] = (), limit: int = 16
@@ -169,29 +178,3 @@ class Gallery(Roster):
             )
             for global_id in sorted(ids, key=lambda i: (-similarities[i], i))[:limit]
         ]
-
-    def similarities(self, embedding_D: NDArray[np.float32]) -> dict[int, float]:
-        """Similarity to every identity that has exemplars: the mean over its nearest."""
-        ids = [global_id for global_id in self._identities if self._index.rows_of(global_id)]
-        return dict(zip(ids, self._index.similarities(embedding_D, ids, self.config.nearest), strict=True))
-
-    def linkage(self, global_id: int) -> dict[int, float]:
-        """Similarity of one identity to others: the mean over all pairs of their exemplars.
-
-        To all others where there are few; otherwise to those that have an exemplar near its own.
-        """
-        rows = self._index.rows_of(global_id)
-        if not rows:
-            return {}
-        mean_D = self._index.embeddings_MD[rows].mean(axis=0)
-        if len(self._index) > FEW_EXEMPLARS:
-            rows_QK, _ = self._index.search(mean_D[None], NEAR_ROWS * 16)
-            ids = set(self._index.global_ids_M[rows_QK[0]].tolist())
-            means = {i: float((self._index.embeddings_MD[self._index.rows_of(i)] @ mean_D).mean()) for i in ids}
-        else:
-            found_M = self._index.embeddings_MD @ mean_D
-            ids_I, inverse_M = np.unique(self._index.global_ids_M, return_inverse=True)
-            means_I = np.bincount(inverse_M, weights=found_M) / np.bincount(inverse_M)
-            means = {int(i): float(mean) for i, mean in zip(ids_I, means_I, strict=True)}
-        means.pop(global_id, None)
-        return means

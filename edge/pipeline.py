@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reidge.edge.bars import bars_of
 from reidge.edge.byhand import take_over
 from reidge.edge.crops import resize_crops
 from reidge.edge.holdback import Holdback
@@ -52,16 +51,10 @@ FINAL_SECONDS = 2.0
 """For the gallery's file to say what the last events say."""
 
 
-def open_book(site: Site, gallery: Gallery, encoder: EdgeEncoder) -> SightingBook:
-    """Begin to decide who is who, by what the bundle and the site say."""
-    bars = bars_of(
-        encoder.bundle.manifest.threshold.get(encoder.precision),
-        min_similarity=gallery.config.min_similarity,
-        fixed=site.identity.min_similarity is not None,
-        stranger_rate=site.identity.stranger_rate,
-    )
+def open_book(site: Site, gallery: Gallery) -> SightingBook:
+    """Begin to decide who is who, by what the gallery and the site say."""
     overlapping = {camera.name: camera.overlaps for camera in site.cameras}
-    return SightingBook(site.identity, gallery, overlapping, bars=bars, transits=Transits(walking_times(site)))
+    return SightingBook(site.identity, gallery, overlapping, transits=Transits(walking_times(site)))
 
 
 def walking_times(site: Site) -> dict[tuple[str, str], tuple[float, float]]:
@@ -105,7 +98,7 @@ class Pipeline:
         beat: Callable[[str], None] = lambda stage: None,
     ) -> None:
         self.site = site
-        self.book = open_book(site, gallery, encoder)
+        self.book = open_book(site, gallery)
         self.sightings_before = gallery.store.last_numbers()["sightings"]
         """The last sighting_id before this run."""
         self.reporter = Reporter(Holdback(sink, gallery, metrics), updates_every=site.identity.updates_every)

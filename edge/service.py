@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reidge.edge.backends import open_encoder
+from reidge.edge.bars import Bars, bars_of
 from reidge.edge.bundle import Bundle
 from reidge.edge.desk import Desk
 from reidge.edge.detectors import open_detector
@@ -342,14 +343,29 @@ def least_similarity(identity: IdentityConfig, manifest: Manifest, precision: Pr
     return found
 
 
+def least_similarities(identity: IdentityConfig, bundle: Bundle, precision: Precision) -> Bars:
+    """The same, as it rises with the number of people known.
+
+    Raises:
+        InputError: Neither says so.
+    """
+    return bars_of(
+        bundle.manifest.threshold.get(precision),
+        min_similarity=least_similarity(identity, bundle.manifest, precision, path=bundle.path),
+        fixed=identity.min_similarity is not None,
+        stranger_rate=identity.stranger_rate,
+    )
+
+
 def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
     """Open the site's gallery with the threshold of the site or of the bundle.
 
     Raises:
         InputError: Neither says from which similarity on two tracks are one person.
     """
+    bars = least_similarities(site.identity, bundle, encoder.precision)
     config = GalleryConfig(
-        min_similarity=least_similarity(site.identity, bundle.manifest, encoder.precision, path=bundle.path),
+        min_similarity=bars.min_similarity,
         min_margin=site.identity.min_margin,
         max_exemplars=site.identity.max_exemplars,
     )
@@ -358,6 +374,7 @@ def open_gallery(site: Site, bundle: Bundle, encoder: EdgeEncoder) -> Gallery:
         encoder_hash=bundle.encoder_hash,
         embedding_dim=bundle.manifest.embedding_dim,
         config=config,
+        bars=bars,
         secret=site.storage.key,
     )
 

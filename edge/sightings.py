@@ -19,7 +19,6 @@ from pydantic import BaseModel, Field
 
 from reidge.edge.associate import associate
 from reidge.edge.audit import PARTED, taken_apart
-from reidge.edge.bars import Bars
 from reidge.edge.crops import encode_picture
 from reidge.edge.records import SightingRow
 from reidge.edge.ruling import Ruling
@@ -169,7 +168,6 @@ class SightingBook:
         gallery: Gallery,
         overlapping: Mapping[str, Collection[str]] | None = None,
         *,
-        bars: Bars | None = None,
         transits: Transits | None = None,
     ) -> None:
         self.config = config
@@ -177,8 +175,8 @@ class SightingBook:
         self.live: dict[tuple[str, int], Sighting] = {}
         self.merged: dict[int, int] = {}
         """Identities that were given up, and what they became."""
-        self.bars = bars or Bars(min_similarity=gallery.config.min_similarity)
-        self.window = Window(gallery, self.bars, transits or Transits())
+        self.bars = gallery.bars
+        self.window = Window(gallery, transits or Transits())
         self.overlapping = overlapping or {}
         self._resumed = False
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from reidge.edge.bars import Bars
     from reidge.edge.gallery import Gallery
     from reidge.edge.sightings import Sighting
     from reidge.edge.transit import Transits
@@ -74,8 +73,8 @@ class Passing(NamedTuple):
 class Window:
     """What was seen of late, and what it may have to do with each other."""
 
-    def __init__(self, gallery: Gallery, bars: Bars, transits: Transits) -> None:
-        self.gallery, self.bars, self.transits = gallery, bars, transits
+    def __init__(self, gallery: Gallery, transits: Transits) -> None:
+        self.gallery, self.bars, self.transits = gallery, gallery.bars, transits
         self.overlapping: Mapping[str, Collection[str]] = {}
         """Cameras that see part of what a camera sees."""
         self.ended: deque[Sighting] = deque()
