@@ -41,6 +41,8 @@ MANY_TRACKLETS = 100
 MIN_SAME_PAIRS = 3
 MIN_SAME_SHARE = 0.75
 """Of the same-person pairs that an estimated threshold must let pass."""
+FALSE_MATCH_RATE = 0.003
+"""Share of pairs of different people that are allowed to match, unless told otherwise."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CURVE_POINTS = 101
 
@@ -81,7 +83,7 @@ def calibrate_threshold(
     embeddings_ND: NDArray[np.float32],
     records: Sequence[CropRecord],
     *,
-    false_match_rate: float = 0.01,
+    false_match_rate: float = FALSE_MATCH_RATE,
     separate_views: bool = False,
 ) -> ThresholdReport:
     """Find the least similarity at which two tracks shall be taken for one person.

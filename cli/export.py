@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", choices=("auto", "max", "percentile", "mse", "entropy"), default="auto", help="how ranges are taken"
     )
     parser.add_argument(
-        "--false-match-rate", type=float, default=0.01, help="share of pairs of different people allowed to match"
+        "--false-match-rate", type=float, default=0.003, help="share of pairs of different people allowed to match"
     )
     parser.add_argument(
         "--separate-views",

@@ -54,7 +54,7 @@ class CameraConfig(BaseModel, frozen=True, extra="forbid"):
     overlaps: tuple[str, ...] = ()
     """Cameras that see part of the same place; only they can see the same person at the same moment."""
     moves: bool = False
-    """Whether it sways or turns, as on a mast or a ship: its motion is then told from the picture, for 2 to 3 ms a
+    """Whether it sways or turns, as on a mast or a ship: its motion is then told from the picture, for about 4 ms a
     frame. The motion detector cannot work on it."""
     timeout: float = Field(5.0, gt=0)
     """Seconds a live source may be silent before it counts as lost."""

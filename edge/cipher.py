@@ -39,7 +39,7 @@ class Cipher:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ModuleNotFoundError as error:
             raise InputError(
-                "storage.secret needs the Python package cryptography. Install it: pip install 'reidge[encryption]'"
+                "storage.secret needs the Python package cryptography. Install it: pip install cryptography"
             ) from error
         key = hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, maxmem=SCRYPT_MEMORY, dklen=KEY_BYTES)
         self._aead = AESGCM(key)

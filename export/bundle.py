@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reidge.calibration.ranges import METHODS, RangeMethod
 from reidge.calibration.select import read_crop_sets, weaknesses
-from reidge.calibration.threshold import MIN_DIFFERENT_PAIRS, choose_threshold
+from reidge.calibration.threshold import FALSE_MATCH_RATE, MIN_DIFFERENT_PAIRS, choose_threshold
 from reidge.edge.backends import installed_backends, open_encoder
 from reidge.edge.bundle import (
     MANIFEST_NAME,
@@ -115,7 +115,7 @@ def export_bundle(
     recipe: Mapping[str, Any] | None = None,
     calibration_size: int = 512,
     method: RangeMethod | Literal["auto"] = "auto",
-    false_match_rate: float = 0.01,
+    false_match_rate: float = FALSE_MATCH_RATE,
     separate_views: bool = False,
     gate: Gate = INT8_GATE,
     max_float_share: float = MAX_FLOAT_SHARE,
