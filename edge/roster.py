@@ -115,6 +115,19 @@ class Roster(Followed):
 
     # What is remembered
 
+    def check(self, embedding_D: NDArray[np.float32]) -> None:
+        """See whether an embedding can be remembered.
+
+        Raises:
+            InputError: It has another length, or numbers that are none.
+        """
+        if embedding_D.shape != (self.store.embedding_dim,):
+            raise InputError(
+                f"an embedding of this gallery has {self.store.embedding_dim} numbers, got {embedding_D.shape}."
+            )
+        if not np.isfinite(embedding_D).all():
+            raise InputError("an embedding has infinite numbers or none at all. Leave its picture out.")
+
     def enrol(
         self,
         embedding_D: NDArray[np.float32],
@@ -145,7 +158,7 @@ class Roster(Followed):
         Raises:
             InputError: There is no identity `global_id`, or the embedding has another length.
         """
-        self._check(embedding_D)
+        self.check(embedding_D)
         statements: list[Statement] = []
         if global_id is None:
             global_id = self._new_identity(captured_at, statements)
@@ -204,7 +217,7 @@ class Roster(Followed):
         if sighting.global_id is not None:
             self._require(sighting.global_id)
         if sighting.embedding_D is not None:
-            self._check(sighting.embedding_D)
+            self.check(sighting.embedding_D)
         if sighting.sighting_id == 0:
             sighting = replace(sighting, sighting_id=self._next("sightings"))
         else:
@@ -375,8 +388,11 @@ class Roster(Followed):
             self._unwritten.pop(sighting_id, None)
         self.keep(forget_sightings(sighting_ids, erased_at=time.time() if tombstone else None))
 
-    def scrub(self) -> None:
+    def scrub(self, seconds: float | None = None) -> None:
         """See to it that nothing of whom was forgotten is left in the file or its journal.
+
+        Args:
+            seconds: To wait for those who read the file, as `Store.flush_journal` has it.
 
         Raises:
             ReidgeError: The disk, or another process that reads the file, does not let that happen yet.
@@ -386,7 +402,7 @@ class Roster(Followed):
                 f"what was forgotten is not erased from the file yet: {self.trouble or 'the disk is slow.'} "
                 "It will be as soon as the file can be written, unless the process ends before."
             )
-        self.store.flush_journal()
+        self.store.flush_journal(seconds)
 
     def erase(self, global_id: int) -> None:
         """Forget an identity, and wait until nothing of it is left in any file.
@@ -403,14 +419,6 @@ class Roster(Followed):
     def _require(self, global_id: int) -> None:
         if global_id not in self._identities:
             raise history.explain_missing(self.store, global_id)
-
-    def _check(self, embedding_D: NDArray[np.float32]) -> None:
-        if embedding_D.shape != (self.store.embedding_dim,):
-            raise InputError(
-                f"an embedding of this gallery has {self.store.embedding_dim} numbers, got {embedding_D.shape}."
-            )
-        if not np.isfinite(embedding_D).all():
-            raise InputError("an embedding has infinite numbers or none at all. Leave its picture out.")
 
     def _drop_written(self) -> None:
         """Let go of sightings that the file has; for the loop's thread alone."""

@@ -536,15 +536,19 @@ class Store:
         self.flush_journal()
         return count
 
-    def flush_journal(self) -> None:
+    def flush_journal(self, seconds: float | None = None) -> None:
         """Write the journal back and empty it, so that nothing erased stays in it.
+
+        Args:
+            seconds: To wait for those who read, and nothing is written meanwhile; None: `JOURNAL_SECONDS`.
 
         Raises:
             ReidgeError: Another process reads the file and does not come to an end, or the disk fails.
         """
         try:
             with self._using:
-                self._db.execute(f"PRAGMA busy_timeout = {int(1000 * JOURNAL_SECONDS)}")
+                seconds = JOURNAL_SECONDS if seconds is None else seconds
+                self._db.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
                 try:
                     (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 finally:
