@@ -1,6 +1,6 @@
 """Identities that may be one person twice, for a user to look at."""
 
-# I = identities, B = a block of them, M = exemplars, D = embedding
+# I = identities, B = a block of them, P = pairs that are alike, M = exemplars, D = embedding
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -24,13 +24,9 @@ SELECT 1 FROM sightings AS a JOIN sightings AS b
 ON a.camid = b.camid AND a.started_at < b.ended_at AND b.started_at < a.ended_at
 WHERE a.global_id = ? AND b.global_id = ? LIMIT 1
 """
-SPLIT = """
-SELECT 1 FROM history WHERE undone_at IS NULL AND action = 'split'
-AND ((global_id = ?1 AND other_id = ?2) OR (global_id = ?2 AND other_id = ?1)) LIMIT 1
-"""
-UNMERGED = """
-SELECT 1 FROM history WHERE undone_at IS NOT NULL AND action = 'merge'
-AND ((global_id = ?1 AND other_id = ?2) OR (global_id = ?2 AND other_id = ?1)) LIMIT 1
+TAKEN_APART = """
+SELECT global_id, other_id FROM history
+WHERE (action = 'split' AND undone_at IS NULL) OR (action = 'merge' AND undone_at IS NOT NULL)
 """
 
 
@@ -54,32 +50,34 @@ def find_duplicates(
     Args:
         store: Open.
         min_similarity: Least mean similarity of their exemplars.
-        limit: Pairs to find at most.
+        limit: Pairs to find at most, one or more.
         advance: Called with how many identities were compared, as it goes on.
     """
     ids_I, means_ID = _means(store)
-    # A heap of the best pairs so far; more than are asked for, as some will turn out to be two people.
+    taken_apart = {frozenset(pair) for pair in store.read(TAKEN_APART)}
+    # A heap of the best pairs so far. Who cannot be one person never enters it: colleagues in a uniform would fill it.
     best: list[tuple[float, int, int]] = []
     for start in range(0, len(ids_I), BLOCK):
         found_BI = means_ID[start : start + BLOCK] @ means_ID[start:].T
-        rows, columns = np.nonzero(np.triu(found_BI >= min_similarity, k=1))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        bar = best[0][0] if len(best) == limit else min_similarity
+        rows_P, columns_P = np.nonzero(np.triu(found_BI >= bar, k=1))
+        order_P = np.argsort(-found_BI[rows_P, columns_P], kind="stable")
+        for row, column in zip(rows_P[order_P].tolist(), columns_P[order_P].tolist(), strict=True):
             pair = (float(found_BI[row, column]), -int(ids_I[start + row]), -int(ids_I[start + column]))
-            if len(best) < 4 * limit:
+            if len(best) == limit and pair < best[0]:
+                break  # nor is any that follows
+            one, other = -pair[1], -pair[2]
+            if frozenset((one, other)) in taken_apart or store.read(TOGETHER, (one, other)):
+                continue
+            if len(best) < limit:
                 heapq.heappush(best, pair)
             else:
-                heapq.heappushpop(best, pair)
+                heapq.heapreplace(best, pair)
         advance(min(BLOCK, len(ids_I) - start))
-    alike = ((-one, -other, similarity) for similarity, one, other in sorted(best, reverse=True))
-    return list(_may_be_one(store, alike, limit))
-
-
-def _may_be_one(store: Store, pairs: Iterable[tuple[int, int, float]], limit: int) -> Iterable[Duplicate]:
-    left = limit
-    for one, other, similarity in pairs:
-        if left and not any(store.read(sql, (one, other)) for sql in (TOGETHER, SPLIT, UNMERGED)):
-            left -= 1
-            yield Duplicate(global_ids=(one, other), similarity=similarity)
+    return [
+        Duplicate(global_ids=(-one, -other), similarity=similarity)
+        for similarity, one, other in sorted(best, reverse=True)
+    ]
 
 
 def _means(store: Store) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
