@@ -41,14 +41,15 @@ class Bars:
     stranger_rate: float = 0.02
     """Share of strangers that may be taken for somebody, whoever it is."""
     most: float = MOST
-    """The bar is never higher."""
+    """The bar is never higher, unless `min_similarity` is."""
 
     def at(self, people: int) -> float:
         """The bar where there are so many people it could be."""
         if self.false_match_rate is None:
             return self.min_similarity
         wanted = min(self.stranger_rate / max(people, 1), self.false_match_rate)
-        return min(self.min_similarity + self.decay * math.log(self.false_match_rate / wanted), self.most)
+        raised = self.min_similarity + self.decay * math.log(self.false_match_rate / wanted)
+        return max(min(raised, self.most), self.min_similarity)
 
     @property
     def enrolled_lead(self) -> float:

@@ -24,6 +24,10 @@ def test_however_many_people_there_are_somebody_can_still_be_recognised() -> Non
     assert bars_of(REPORT, min_similarity=0.6, fixed=False, stranger_rate=0.1).at(10**9) == MOST
 
 
+def test_no_number_of_people_makes_a_bar_that_is_higher_than_that_lower() -> None:
+    assert Bars(min_similarity=0.98, false_match_rate=0.01).at(1000) == 0.98
+
+
 def test_a_bar_that_the_user_set_stays() -> None:
     assert bars_of(REPORT, min_similarity=0.7, fixed=True, stranger_rate=0.1).at(10**6) == 0.7
 
