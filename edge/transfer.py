@@ -130,6 +130,8 @@ class Intake:
     """Left out: they were erased here."""
     erased_here: int = 0
     """Forgotten here: they were erased where the archive comes from."""
+    sightings_erased_here: int = 0
+    """The same of sightings by themselves."""
     sightings: int = 0
     exemplars: int = 0
     pictures: int = 0
@@ -167,7 +169,7 @@ def take_in(store: Store, archive: Archive, *, by: str) -> Intake:
     done = taking.done
     note = audit.note("import", actor=by, identities=done.identities, exemplars=done.exemplars, erased=done.erased_here)
     store.write([*taking.statements, note])
-    if done.erased_here:
+    if done.erased_here or done.sightings_erased_here:
         store.flush_journal()
     return done
 
@@ -204,6 +206,7 @@ class _Taking:
                 self.done.erased_here += 1
             if entry.uid in self._sightings:
                 self.statements += forget_sightings([self._sightings.pop(entry.uid)], erased_at=now)
+                self.done.sightings_erased_here += 1
         self.statements += [Statement(BURY, (e.uid, e.kind, e.erased_at)) for e in self.archive.tombstones]
         self._graves |= {entry.uid for entry in self.archive.tombstones}
 

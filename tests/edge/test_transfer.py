@@ -160,6 +160,21 @@ def test_a_sighting_that_was_erased_does_not_come_back(tmp_path: Path) -> None:
     assert looks(tmp_path, [2, 12]) == [2, None]
 
 
+def test_a_sighting_that_was_erased_elsewhere_is_in_no_file_here_after_the_import(tmp_path: Path, other: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        nobodys = three_people(gallery)[3]
+        imported(other, backup(gallery, tmp_path))
+        gallery.forget_sightings([nobodys])
+        erased = backup(gallery, tmp_path)
+    looked_like = someone(19).tobytes()
+    assert looked_like in (other / "gallery.sqlite").read_bytes()
+    store = Store(other / "gallery.sqlite", encoder_hash=ENCODER, embedding_dim=8)
+    done = take_in(store, erased, by="ada")
+    assert (done.erased_here, done.sightings_erased_here) == (0, 1)
+    assert not any(looked_like in path.read_bytes() for path in other.iterdir())
+    store.close()
+
+
 def test_an_archive_of_another_encoder_changes_nothing(tmp_path: Path, other: Path) -> None:
     with open_gallery(tmp_path) as gallery:
         three_people(gallery)
