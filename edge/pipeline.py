@@ -251,7 +251,9 @@ class Pipeline:
                 glance = view.take(frame, detections)
             except Exception as error:  # what nobody thought of may cost this camera its tracks, and no other one
                 self._failed("frames_failed", "tracker", frame.camid, error)
-                self._end(frame.camid, view.finish())
+                view.finish()
+                # It may have failed after it ended some and before it told, or when some were not told of yet.
+                self._end(frame.camid, [number for camid, number in self.book.live if camid == frame.camid])
                 continue
             self._failing_since.pop("tracker", None)
             self._metrics.count("frames_handled", frame.camid)

@@ -29,6 +29,7 @@ from reidge.edge.service import open_gallery, run_site
 from reidge.edge.site import load_site
 from reidge.edge.stream import Cameras
 from reidge.edge.tracklog import TrackLog
+from reidge.edge.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from reidge.edge.detectors import Detector
     from reidge.edge.figures import RunSummary
     from reidge.edge.frame import Frame
+    from reidge.edge.view import Glance
 
 
 def write_site(folder: Path, bundle: Path, walks: dict[str, Path], extra: str = "") -> Path:
@@ -326,6 +328,32 @@ def test_an_answer_that_cannot_be_tracked_costs_that_camera_its_tracks_and_no_ot
     _, events = run(write_site(tmp_path, tiny_bundle, walks))
     ended = [event["camid"] for event in events if event["event"] == "sighting.ended"]
     assert sorted(ended) == ["cam1", "cam1", "cam1", "cam2"]  # red of cam1 is two tracks now
+
+
+@pytest.mark.parametrize("when", ["a track began", "tracks ended"])
+def test_a_tracker_that_fails_half_way_leaves_no_sighting_live_and_the_run_goes_on(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    take = View.take
+    failed: list[str] = []
+
+    def fails_once(self: View, frame: Frame, detections: Detections) -> Glance:
+        if when == "tracks ended" and frame.index == 40 and not failed:
+            failed.append(frame.camid)
+            assert self.finish()
+            raise RuntimeError("out of memory")
+        glance = take(self, frame, detections)
+        if when == "a track began" and glance.boxes and not failed:
+            failed.append(frame.camid)
+            raise RuntimeError("out of memory")
+        return glance
+
+    monkeypatch.setattr(View, "take", fails_once)
+    metrics = Metrics()
+    with open_pipeline(write_site(tmp_path, tiny_bundle, walks), tiny_bundle, metrics=metrics) as pipeline:
+        assert pipeline.book.live == {}
+        assert pipeline.identities == 2
+    assert metrics.summary()["counters"]["frames_failed"] == dict.fromkeys(failed, 1)
 
 
 def test_a_detector_that_fails_at_everything_ends_the_run_so_that_a_new_start_can_mend_it(
