@@ -159,7 +159,7 @@ def _declare_duplicates(sub: argparse.ArgumentParser) -> None:
 def _declare_erase(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("ids", type=int, nargs="*", metavar="ID", help="numbers of identities")
     sub.add_argument(
-        "--sightings", type=int, nargs="+", default=[], metavar="N", help="numbers of sightings, e.g. undecided ones"
+        "--sightings", type=int, nargs="+", default=[], metavar="N", help="numbers of sightings of nobody yet"
     )
 
 

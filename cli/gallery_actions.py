@@ -158,7 +158,7 @@ def do_rename(args: argparse.Namespace) -> Said:
     from reidge.edge.requests import Rename, check_name
 
     name = None if args.name is None else check_name(args.name)
-    answer = _ask(_site(args), Rename(by=_me(), global_id=args.id, name=name))
+    answer = _ask(_site(args), Rename(by=_me(), global_id=args.id, name=name)) | {"name": name}
     return Said(answer, f"identity {args.id} has {'no name' if args.name is None else f'the name {args.name}'} now")
 
 

@@ -124,20 +124,20 @@ class Postbox:
         return answer
 
     def take(self) -> list[Letter]:
-        """Take up what lies there, the oldest first; what nobody waits for any more is thrown away.
+        """Take up what lies there, the oldest first.
+
+        What nobody waits for any more, answers too, is thrown away.
 
         Raises:
             ReidgeError: The file cannot be read or written.
         """
         with self._telling():
-            open_rows = self._db.execute(
-                "SELECT request_id, at, arguments FROM requests WHERE answered_at IS NULL AND answer IS NULL ORDER BY 1"
-            ).fetchall()
+            rows = self._db.execute("SELECT request_id, at, arguments, answer FROM requests ORDER BY 1").fetchall()
         letters = []
-        for request_id, at, arguments in open_rows:
+        for request_id, at, arguments, answer in rows:
             if abs(time.time() - at) > STALE_SECONDS:
                 self._execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
-            elif self._execute(
+            elif answer is None and self._execute(
                 "UPDATE requests SET answer = ?2, arguments = '' WHERE request_id = ?1 AND answer IS NULL",
                 (request_id, TAKEN),
             ):
@@ -145,17 +145,14 @@ class Postbox:
         return letters
 
     def answer(self, letter: Letter, answer: Answer) -> None:
-        """Answer a request, and throw away answers that nobody came for.
+        """Answer a request.
 
         Raises:
             ReidgeError: The file cannot be written.
         """
         text = self._store.seal_text(json.dumps(answer))
-        now = time.time()
-        self._execute(
-            "UPDATE requests SET answer = ?2, answered_at = ?3 WHERE request_id = ?1", (letter.request_id, text, now)
-        )
-        self._execute("DELETE FROM requests WHERE abs(?1 - answered_at) > ?2", (now, STALE_SECONDS))
+        values = (letter.request_id, text, time.time())
+        self._execute("UPDATE requests SET answer = ?2, answered_at = ?3 WHERE request_id = ?1", values)
 
     def _opened(self, arguments: str) -> str:
         try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PORTION = 200
 """Identities, and sightings, that are forgotten in one go because they are too old: the loop waits meanwhile."""
-SIGHTINGS_AMONG = "SELECT sighting_id FROM sightings WHERE sighting_id IN (SELECT value FROM json_each(?))"
+SIGHTINGS_AMONG = "SELECT sighting_id, global_id FROM sightings WHERE sighting_id IN (SELECT value FROM json_each(?))"
 MAX_NAME = 200
 """Characters."""
 UNFIT_FOR_NAMES = ("Cc", "Cs", "Zl", "Zp")
@@ -122,11 +122,14 @@ class Enrol(Request, frozen=True):
         return self.global_id is None
 
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
-        """Add each picture as an exemplar."""
+        """Add each picture as an exemplar, or none where one of them cannot be."""
+        embeddings = [shot.embedding_D for shot in self.shots]
+        for embedding_D in embeddings:
+            gallery.check(embedding_D)
         global_id = self.global_id
-        for shot in self.shots:
+        for shot, embedding_D in zip(self.shots, embeddings, strict=True):
             global_id = gallery.enrol(
-                shot.embedding_D,
+                embedding_D,
                 captured_at=self.captured_at,
                 global_id=global_id,
                 quality=shot.quality,
@@ -147,10 +150,10 @@ class Rename(Request, frozen=True):
     name: Name | None
 
     def fulfil(self, gallery: Gallery, *, in_view: Collection[int] = ()) -> Answer:
-        """Rename; the audit does not say how."""
+        """Rename; neither the audit nor the answer, which lies in the file for a while, says how."""
         gallery.rename(self.global_id, self.name)
         gallery.keep([audit.note("rename", actor=self.by, subject=(self.global_id,))])
-        return {"global_id": self.global_id, "name": self.name}
+        return {"global_id": self.global_id}
 
 
 class Merge(Request, frozen=True):
@@ -214,9 +217,16 @@ class Erase(Request, frozen=True):
         """Forget all of them, or nobody where one of them does not exist."""
         for global_id in self.global_ids:
             gallery.identity(global_id)
-        known = {number for (number,) in gallery.store.read(SIGHTINGS_AMONG, (json.dumps(self.sighting_ids),))}
-        if missing := set(self.sighting_ids) - known:
+        gallery.settle()
+        owners = dict(gallery.store.read(SIGHTINGS_AMONG, (json.dumps(self.sighting_ids),)))
+        if missing := set(self.sighting_ids) - owners.keys():
             raise InputError(f"there is no sighting {min(missing)} in {gallery.path}. See: reidge gallery list")
+        for number, owner in owners.items():
+            if owner is not None and owner not in self.global_ids:  # who may have nothing left by it to be known by
+                raise InputError(
+                    f"sighting {number} is of identity {owner}. Erase that one, or make the sighting one of its own "
+                    "before: reidge gallery split"
+                )
         for global_id in dict.fromkeys(self.global_ids):
             gallery.forget(global_id)
         if self.sighting_ids:

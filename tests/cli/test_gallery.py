@@ -440,7 +440,7 @@ def test_what_is_named_twice_counts_once_and_what_is_not_there_is_not_erased(
     ask("enrol", pictures["bob"])
     _, one = passed(site, 1, known=False)
     who, other = passed(site, 2)
-    _, third = passed(site, 3)
+    _, third = passed(site, 3, known=False)
     assert who is not None
     assert "no sighting 9999" in refused(capsys, 2, "erase", site, "--sightings", one, 9999)
     assert "sighting 9999 is not of" in refused(capsys, 2, "split", site, who, "--sightings", other, 9999)

@@ -89,7 +89,7 @@ def test_everything_that_can_be_asked_is_done_by_the_site_that_runs(tmp_path: Pa
             assert box.ask(Enrol(by="ada", shots=(shot(3),), captured_at=2.0))["global_id"] == 2
             assert box.ask(Merge(by="ada", kept=1, absorbed=2)) == {"global_id": 1, "merged_from": 2}
             assert box.ask(Unmerge(by="ada", absorbed=2)) == {"global_id": 2, "split_from": 1, "sightings": []}
-            assert box.ask(Rename(by="ada", global_id=2, name="Bob"))["name"] == "Bob"
+            assert box.ask(Rename(by="ada", global_id=2, name="Bob")) == {"global_id": 2}
             assert box.ask(Erase(by="bob", global_ids=(1,))) == {"erased": [1], "sightings": []}
         assert [kind for kind, _ in told] == ["Enrol", "Enrol", "Merge", "Unmerge", "Rename", "Erase"]
         assert gallery.identity(2).name == "Bob"
@@ -161,6 +161,22 @@ def test_a_request_of_whoever_was_killed_while_waiting_is_thrown_away(
             box._put(Rename(by="ada", global_id=1, name=None))
             time.sleep(0.1)
             assert box.take() == []
+        assert gallery.store.read("SELECT count(*) FROM requests") == [(0,)]
+
+
+def test_an_answer_that_nobody_came_for_is_thrown_away_though_no_other_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_gallery(tmp_path) as gallery, Postbox(gallery.store) as box:
+        for number in (1, 2):
+            box._put(Rename(by="ada", global_id=number, name=None))
+        answered, _ = box.take()  # the site was killed while it worked on the other one
+        box.answer(answered, {"global_id": 1})
+        assert box.take() == []
+        assert gallery.store.read("SELECT count(*) FROM requests") == [(2,)]
+        monkeypatch.setattr(postbox, "STALE_SECONDS", 0.05)
+        time.sleep(0.1)
+        assert box.take() == []
         assert gallery.store.read("SELECT count(*) FROM requests") == [(0,)]
 
 
