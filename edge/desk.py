@@ -8,6 +8,7 @@ after an erasure when nothing is left of whom it was about.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.postbox import ANSWER_SECONDS, Letter, Postbox
 from reidge.edge.requests import Answer, Request, read_request, retain_now
-from reidge.edge.retention import NEWEST, Calendar
+from reidge.edge.retention import DAY, NEWEST, Calendar
 from reidge.edge.threadname import name_thread
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ RETAIN_FIRST = 10.0
 """The same after the start: what was missed while nothing ran is made up for early, but not while cameras connect."""
 FINISH_SECONDS = ANSWER_SECONDS - 1.0
 """For a request to be done and on disk; whoever asks waits not much longer."""
+
+SCRUB_EVERY, SCRUB_SECONDS = 10.0, 0.05
+"""How often it is tried again to empty the journal, and how long each time, for which the gallery is not written."""
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +71,9 @@ class Desk(threading.Thread):
         self._gallery, self._retention, self._ages = gallery, retention, ages
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._unscrubbed = False
-        self._newest: float | None = gallery.store.read(NEWEST)[0][0]
+        self._scrub_at = math.inf
+        """When the journal is to be emptied, on a clock that nobody sets."""
+        self._newest: float | None = gallery.store.read(NEWEST, (time.time() + DAY,))[0][0]
 
     def __enter__(self) -> Desk:
         self.start()
@@ -120,8 +125,8 @@ class Desk(threading.Thread):
                         if self._ages and believed and time.monotonic() >= retain_at:
                             retain_at = time.monotonic() + RETAIN_EVERY
                             self._retain()
-                        if self._unscrubbed:
-                            self._scrub()
+                        if time.monotonic() >= self._scrub_at:
+                            self._scrub(SCRUB_SECONDS)
             except ReidgeError as error:  # the gallery's own thread says when the disk is in trouble
                 log.debug("requests cannot be looked for: %s", error)
             except Exception:  # what nobody thought of may cost one request, and not all that come after it
@@ -164,10 +169,10 @@ class Desk(threading.Thread):
                     len(answer["sightings"]),
                 )
 
-    def _scrub(self) -> bool:
+    def _scrub(self, seconds: float | None = None) -> bool:
         """Empty the journal; what cannot be done now is tried again."""
-        self._unscrubbed = True
+        self._scrub_at = time.monotonic() + SCRUB_EVERY
         with suppress(ReidgeError):
-            self._gallery.scrub()
-            self._unscrubbed = False
-        return not self._unscrubbed
+            self._gallery.scrub(seconds)
+            self._scrub_at = math.inf
+        return self._scrub_at == math.inf

@@ -16,16 +16,26 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 PROBATION = 3600.0
 """Seconds over which a clock that looks wrong must go on saying so."""
-NEWEST = "SELECT max(last_seen) FROM identities"
+NEWEST = "SELECT max(last_seen) FROM identities WHERE last_seen <= ?"
 AUTOMATIC = "NOT EXISTS (SELECT 1 FROM exemplars WHERE exemplars.global_id = identities.global_id AND enrolled)"
-OLD_PEOPLE = (
-    f"SELECT global_id, last_seen FROM identities WHERE last_seen < ? AND {AUTOMATIC} ORDER BY last_seen LIMIT ?"
-)
+# What bears a time yet to come is from a clock that ran ahead, or the clock of now is behind. Either way it is too old
+# once something that was recorded after it is.
+OLD_PEOPLE = f"""
+SELECT global_id, last_seen FROM identities WHERE {AUTOMATIC} AND (last_seen < ?1 OR (
+    last_seen > ?2 AND NOT EXISTS (SELECT 1 FROM sightings WHERE sightings.global_id = identities.global_id)
+    AND (SELECT max(exemplar_id) FROM exemplars WHERE exemplars.global_id = identities.global_id)
+        < (SELECT max(exemplar_id) FROM exemplars WHERE captured_at < ?1)
+)) ORDER BY last_seen LIMIT ?3
+"""
 OLD_ENROLLED = """
 SELECT global_id, max(last_seen, max(captured_at)) AS at FROM identities JOIN exemplars USING (global_id)
-WHERE enrolled GROUP BY global_id HAVING at < ? ORDER BY at LIMIT ?
+WHERE enrolled GROUP BY global_id HAVING at < ?1 ORDER BY at LIMIT ?3
 """
-OLD_SIGHTINGS = "SELECT sighting_id, ended_at FROM sightings WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
+OLD_SIGHTINGS = """
+SELECT sighting_id, ended_at FROM sightings WHERE ended_at < ?1 OR (
+    ended_at > ?2 AND sighting_id < (SELECT max(sighting_id) FROM sightings WHERE ended_at < ?1)
+) ORDER BY ended_at LIMIT ?3
+"""
 
 
 class Calendar:
@@ -37,7 +47,7 @@ class Calendar:
 
     def __init__(self, newest: float | None) -> None:
         self._newest = newest
-        """When anybody was last seen, before this process."""
+        """When anybody was last seen before this process, by what is not in the future."""
         self._offset: float | None = None
         self._doubted_at: float | None = None
 
@@ -93,8 +103,8 @@ def find_expired(gallery: Gallery, config: RetentionConfig, *, now: float, limit
         ReidgeError: The file cannot be read.
     """
     asked = ((OLD_PEOPLE, config.retention_days), (OLD_ENROLLED, config.retention_enrolled_days))
-    people = [_find(gallery, sql, now, days, limit) for sql, days in asked]
-    sightings = _find(gallery, OLD_SIGHTINGS, now, config.retention_days, limit)
+    people = [_find(gallery.store, sql, now, days, limit) for sql, days in asked]
+    sightings = _find(gallery.store, OLD_SIGHTINGS, now, config.retention_days, limit)
     return Expired(
         identities=tuple(pair for pairs in people for pair in pairs),
         sightings=tuple(number for number, _ in sightings),
@@ -114,7 +124,7 @@ def count_expired(store: Store, config: RetentionConfig, *, now: float) -> tuple
         (OLD_SIGHTINGS, config.retention_days),
     )
     all_of_them = -1  # as SQLite's LIMIT has it
-    found = [0 if days is None else len(store.read(sql, (now - DAY * days, all_of_them))) for sql, days in asked]
+    found = [len(_find(store, sql, now, days, all_of_them)) for sql, days in asked]
     return found[0] + found[1], found[2]
 
 
@@ -147,7 +157,7 @@ def _last_known(gallery: Gallery, global_id: int) -> float | None:
     return max([last_seen, *(exemplar.captured_at for exemplar in gallery.exemplars(global_id) if exemplar.enrolled)])
 
 
-def _find(gallery: Gallery, sql: str, now: float, days: float | None, limit: int) -> list[tuple[int, float]]:
+def _find(store: Store, sql: str, now: float, days: float | None, limit: int) -> list[tuple[int, float]]:
     if days is None:
         return []
-    return [(number, at) for number, at in gallery.store.read(sql, (now - DAY * days, limit))]
+    return [(number, at) for number, at in store.read(sql, (now - DAY * days, now + DAY, limit))]

@@ -180,6 +180,45 @@ def test_an_answer_that_nobody_came_for_is_thrown_away_though_no_other_follows(
         assert gallery.store.read("SELECT count(*) FROM requests") == [(0,)]
 
 
+def test_a_journal_that_a_reader_holds_is_emptied_later_by_tries_that_are_few_and_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+    flush_journal = Store.flush_journal
+
+    def noted(self: Store, seconds: float | None = None) -> None:
+        waits.append(seconds)
+        flush_journal(self, seconds)
+
+    with open_gallery(tmp_path) as gallery, at_work(gallery):
+        monkeypatch.setattr("reidge.edge.store.JOURNAL_SECONDS", 0.1)
+        monkeypatch.setattr(Store, "flush_journal", noted)
+        monkeypatch.setattr(desk, "SCRUB_EVERY", 1000.0)
+        gallery.enrol(someone(1), captured_at=1.0)
+        gallery.enrol(someone(2), captured_at=1.0)
+        assert gallery.flush(10.0)
+        reader = sqlite3.connect(tmp_path / "gallery.sqlite", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM exemplars").fetchone()
+        shared = another_process(tmp_path)
+        with Postbox(shared) as box:
+            with pytest.raises(ReidgeError, match="emptied as soon as it can be"):
+                box.ask(Erase(by="ada", global_ids=(1,)))
+            box.ask(Rename(by="ada", global_id=2, name=None))
+            assert waits == [None]
+            monkeypatch.setattr(desk, "SCRUB_EVERY", 0.02)
+            with pytest.raises(ReidgeError, match="emptied as soon as it can be"):
+                box.ask(Erase(by="ada", global_ids=(2,)))
+        reader.close()
+        deadline = time.monotonic() + 10
+        while someone(2).tobytes()[40:60] in content(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert someone(2).tobytes()[40:60] not in content(tmp_path)
+        assert waits[:2] == [None, None]
+        assert set(waits[2:]) == {desk.SCRUB_SECONDS}
+        shared.close()
+
+
 def test_requests_and_answers_of_an_encrypted_gallery_are_sealed(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     with open_gallery(tmp_path, secret="correct horse") as gallery:

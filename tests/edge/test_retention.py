@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from reidge.edge.gallery import Gallery, GalleryConfig
 from reidge.edge.records import SightingRow
-from reidge.edge.retention import DAY, PROBATION, Calendar, RetentionConfig, find_expired, forget_expired
+from reidge.edge.retention import DAY, NEWEST, PROBATION, Calendar, RetentionConfig, find_expired, forget_expired
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +93,42 @@ def test_old_sightings_go_and_the_people_who_were_seen_since_stay(tmp_path: Path
         assert retain(gallery) == [known]
         assert [row.ended_at for row in gallery.sightings()] == [NOW - DAY]
         assert len(gallery.exemplars(known)) == 1
+
+
+def passing(gallery: Gallery, at: float, global_id: int | None = None) -> None:
+    gallery.record(SightingRow(camid="gate", track_id=1, started_at=at, ended_at=at, global_id=global_id, pictures=1))
+
+
+def test_what_a_clock_that_ran_ahead_dated_goes_with_what_was_recorded_after_it(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        for day in (400, -31, 401, -29):
+            passing(gallery, NOW + day * DAY)
+        retain(gallery)
+        assert [row.ended_at for row in gallery.sightings()] == [NOW - 29 * DAY, NOW + 401 * DAY]
+
+
+def test_who_was_seen_by_a_clock_that_ran_ahead_is_forgotten_when_not_seen_since(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        for day in (400, 400, -31, 400):
+            gallery.enrol(EAST, captured_at=NOW + day * DAY)
+        passing(gallery, NOW - DAY, 2)
+        assert retain(gallery) == [2, 4]  # 2 was seen yesterday, and nothing says how old 4 is
+
+
+def test_a_clock_that_is_behind_has_nobody_forgotten(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        for day in (400, 401, 402):
+            passing(gallery, NOW + day * DAY, gallery.enrol(EAST, captured_at=NOW + day * DAY))
+        assert retain(gallery) == [1, 2, 3]
+        assert len(gallery.sightings()) == 3
+
+
+def test_what_is_in_the_future_does_not_tell_when_anybody_was_seen_last(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        people(gallery)
+        gallery.enrol(EAST, captured_at=NOW + 400 * DAY)
+        assert gallery.flush(10.0)
+        assert gallery.store.read(NEWEST, (NOW + DAY,)) == [(NOW - 29 * DAY,)]
 
 
 def test_no_more_than_a_portion_is_forgotten_at_once_the_oldest_first(tmp_path: Path) -> None:
