@@ -25,7 +25,10 @@ SELECT ?3, 'merge', ?1, ?2, json_object(
 FROM identities a, identities b WHERE a.global_id = ?1 AND b.global_id = ?2
 """
 NOTE_SPLIT = "INSERT INTO history (at, action, global_id, other_id, detail) VALUES (?, 'split', ?, ?, ?)"
-UNDO = "UPDATE history SET undone_at = ?2 WHERE history_id = ?1"
+# Names are for taking a merge back; after that they would outlive those that the user takes away.
+UNDO = """
+UPDATE history SET undone_at = ?2, detail = json_remove(detail, '$.name', '$.kept_name') WHERE history_id = ?1
+"""
 LAST_MERGE = """
 SELECT history_id, global_id, detail FROM history
 WHERE action = 'merge' AND other_id = ? AND undone_at IS NULL ORDER BY 1 DESC LIMIT 1

@@ -132,6 +132,21 @@ def test_tombstones_stay_of_the_identity_of_those_it_absorbed_and_of_their_sight
             gallery.unmerge(third)
 
 
+def test_a_name_that_is_taken_away_is_in_no_file_though_a_merge_was_taken_back(tmp_path: Path) -> None:
+    with open_gallery(tmp_path) as gallery:
+        one, other = (
+            gallery.enrol(someone(i), captured_at=1.0, name=name) for i, name in enumerate(("Anna Arendt", "Bob Dylan"))
+        )
+        gallery.merge(kept=one, absorbed=other)
+        gallery.unmerge(other)
+        assert [gallery.identity(i).name for i in (one, other)] == ["Anna Arendt", "Bob Dylan"]
+        for global_id in (one, other):
+            gallery.rename(global_id, None)
+        gallery.scrub()
+        content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert not any(name in content for name in (b"Arendt", b"Dylan"))
+
+
 def test_an_undecided_sighting_can_be_erased_too(tmp_path: Path) -> None:
     with open_gallery(tmp_path) as gallery:
         sighting_id = seen(gallery, 3, None)
