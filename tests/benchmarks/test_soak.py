@@ -11,8 +11,9 @@ from tests.servers.rtsp import need_gstreamer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import ModuleType
+
+    from tests.benchmarks.conftest import Beside
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,11 @@ def test_growth_is_what_came_after_the_site_had_settled(soak: ModuleType) -> Non
     assert found["threads"] == [9, 9]
 
 
-def test_three_minutes_of_faults_lose_nothing_and_let_nothing_grow(soak: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.beside("soak.py", "--small", "--seconds=180", "--settle=60", "--seed=3")
+def test_three_minutes_of_faults_lose_nothing_and_let_nothing_grow(soak: ModuleType, beside: Beside) -> None:
     need_gstreamer()
     need_mosquitto()
-    result = soak.run(seconds=180.0, settle=60.0, seed=3, small=True, work=tmp_path / "work")
+    result = beside.result()
     assert result["faults"] >= 3
     assert (result["events_lost"], result["identities_lost"], result["in_order"]) == (0, 0, True)
     assert result["events"] > 100
