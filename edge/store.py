@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -140,6 +141,18 @@ def unusable(path: Path, error: Exception, done: str) -> ReidgeError:
     )
 
 
+def _uid_of(db: sqlite3.Connection) -> str | None:
+    """By which a gallery is known from any other, wherever it lies; None where it has none yet."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'uid'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _give_uid(db: sqlite3.Connection) -> str:
+    uid = uuid.uuid4().hex
+    db.execute("INSERT INTO meta VALUES ('uid', ?)", (uid,))
+    return uid
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExemplarBlock:
     """Exemplars as columns."""
@@ -187,6 +200,7 @@ class Store:
         self._encoder_hash = encoder_hash
         self._secret = None if self._in_memory else secret
         self._cipher: Cipher | None = None
+        self._uid: str | None = None
         self._using, self._looking = threading.RLock(), threading.RLock()
         self._shared = shared
         self._lock_file = None if self._in_memory or shared else self._claim()
@@ -229,7 +243,7 @@ class Store:
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connections to write and to read; one in memory is both."""
-        made = not self._in_memory and not self._shared and not self.path.exists()
+        made = self._uid is None and not self._in_memory and not self._shared and not self.path.exists()
         try:
             db = self._connect()
         except BaseException:
@@ -247,7 +261,7 @@ class Store:
         return db, reader
 
     def _connect(self) -> sqlite3.Connection:
-        if not self._in_memory and not self._shared:
+        if self._uid is None and not self._in_memory and not self._shared:
             # Only a file that is not there: to open and close one that SQLite has open would drop the locks of this
             # whole process on it, and whoever closes it next would take the journal for nobody's and delete it.
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
@@ -256,7 +270,11 @@ class Store:
             if self._shared:
                 db = connect_to_read(self.path)
             else:
-                db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+                # A file that went with its disk is not made anew: the changes that wait would find nobody in it.
+                there = IN_MEMORY if self._in_memory else f"{self.path.absolute().as_uri()}?mode=rw"
+                db = sqlite3.connect(
+                    there, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False, uri=True
+                )
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from error
         try:
@@ -284,13 +302,22 @@ class Store:
         try:
             with self._looking:
                 yield self._reader
+        except sqlite3.ProgrammingError as error:  # of a connection that is closed
+            raise ReidgeError(
+                f"the gallery {self.path} cannot be read at present: it could not be opened again. Try again later."
+            ) from error
         except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
+            raise unusable(self.path, error, "read") from error
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # the last two: of an embedding's bytes
             raise self._damaged(error) from error
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         schema = schema_of(db, self.path)
+        if self._uid is not None and (schema == 0 or _uid_of(db) != self._uid):
+            raise ReidgeError(
+                f"{self.path} is not the gallery that was there at the start: its disk is gone, or another file took "
+                "its place. Bring that disk back, or start reidge again to go on with this file."
+            )
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file; others keep theirs
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -320,14 +347,17 @@ class Store:
             self._cipher = cipher_of(header and header[0], self._secret, path=self.path)
         if not self._shared:
             migrate(db, self.path)
+            self._uid = _uid_of(db) or _give_uid(db)
 
     def reopen(self) -> None:
-        """Open the file anew: what went wrong with a disk may stay with the files that were open then.
+        """Open the same file anew: what went wrong with a disk may stay with the files that were open then.
+
+        Nothing can be read or written until that succeeds.
 
         Raises:
-            ReidgeError: It cannot be opened yet.
+            ReidgeError: It cannot be opened yet, or is gone, or another gallery is in its place.
         """
-        with self._using, self._looking:
+        with self._using, self._looking:  # the old ones first: SQLite would share their journal's index with the new
             for db in (self._reader, self._db):
                 with suppress(sqlite3.Error):
                     db.close()
@@ -346,6 +376,7 @@ class Store:
 
         Raises:
             InputError: The file is damaged.
+            ReidgeError: It cannot be read at present.
         """
         with self._reading() as db:
             return db.execute(sql, values).fetchall()
@@ -477,7 +508,8 @@ class Store:
     def snapshot(self) -> Iterator[None]:
         """Let everything that is read inside be of one moment, whatever is written meanwhile."""
         with self._looking:
-            self._reader.execute("BEGIN")
+            with self._reading() as db:
+                db.execute("BEGIN")
             try:
                 yield
             finally:

@@ -231,3 +231,86 @@ def test_another_process_that_reads_and_leaves_takes_no_journal_along(tmp_path: 
         store.write([identity(number)])
         assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == f"{number}\n"
     store.close()
+
+
+def move(path: Path, folder: Path) -> Path:
+    """Put a gallery with its journal somewhere else, as a disk takes it along that is pulled out."""
+    folder.mkdir(exist_ok=True)
+    for file in path.parent.glob(f"{path.name}*"):
+        if not file.name.endswith(".lock"):
+            file.rename(folder / file.name)
+    return folder / path.name
+
+
+def test_a_gallery_that_is_opened_again_is_never_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    store.write([identity(1)])
+    away = move(path, tmp_path / "away")
+    for _ in range(2):
+        with pytest.raises(ReidgeError, match=r"gallery\.sqlite cannot be written"):
+            store.reopen()
+        assert not path.exists()
+    move(away, tmp_path)
+    store.reopen()
+    assert numbers(store, "identities") == [1]
+    store.close()
+
+
+@pytest.mark.parametrize("other", ["a gallery", "an empty file"])
+def test_another_file_that_took_the_place_of_the_gallery_is_left_alone(tmp_path: Path, other: str) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    store.write([identity(1)])
+    away = move(path, tmp_path / "away")
+    if other == "a gallery":
+        beside = open_store(tmp_path / "other" / "gallery.sqlite")
+        beside.write([identity(7)])
+        beside.close()
+        move(beside.path, tmp_path)
+    else:
+        path.touch()
+    before = path.read_bytes()
+    with pytest.raises(ReidgeError, match=r"gallery\.sqlite is not the gallery that was there at the start"):
+        store.reopen()
+    assert path.read_bytes() == before
+    path.unlink()
+    move(away, tmp_path)
+    store.reopen()
+    assert numbers(store, "identities") == [1]
+    store.close()
+
+
+def test_a_gallery_from_before_galleries_were_told_apart_is_known_again_too(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    open_store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM meta WHERE key = 'uid'")
+    db.close()
+    store = open_store(path)
+    store.reopen()
+    store.write([identity(1)])
+    store.close()
+
+
+def test_what_cannot_be_read_at_present_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    store.write([identity(1)])
+    away = move(path, tmp_path / "away")
+    with pytest.raises(ReidgeError):
+        store.reopen()
+    for read in (
+        store.identities,
+        lambda: list(store.exemplars()),
+        lambda: store.images("1"),
+        store.snapshot().__enter__,
+    ):
+        with pytest.raises(ReidgeError, match="cannot be read at present") as error:
+            read()
+        assert not isinstance(error.value, InputError)  # a user would throw the gallery away
+    move(away, tmp_path)
+    store.reopen()
+    with store.snapshot():
+        assert numbers(store, "identities") == [1]
+    store.close()
