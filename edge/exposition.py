@@ -29,6 +29,7 @@ COUNTERS = {
     "frames_handled": "Frames detected and tracked.",
     "frames_offered": "Frames offered to the loop.",
     "gallery_failures": "Writes to the gallery that failed and were tried again.",
+    "gallery_shed": "Pictures of sightings left out of the gallery, because too much waited for its disk.",
     "metrics_failures": "Sources of metrics that failed when they were read.",
     "output_delivered": "Events that an output delivered: written, or acknowledged by the broker.",
     "output_failures": "Attempts of an output that failed.",

@@ -90,6 +90,7 @@ def publish(metrics: Metrics, cameras: Cameras, pipeline: Pipeline, watchdog: Wa
         metrics.gauge("loop_age_seconds", watchdog.silent_seconds)
         metrics.gauge("gallery_pending", gallery.pending)
         metrics.total("gallery_failures", gallery.failures)
+        metrics.total("gallery_shed", gallery.shed)
         for camid, silence in cameras.silences().items():
             metrics.gauge("frame_age_seconds", silence, camid)
         for camid, counts in cameras.counts().items():

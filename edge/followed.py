@@ -61,6 +61,11 @@ class Followed:
         return 0 if self._keeper is None else self._keeper.failures
 
     @property
+    def shed(self) -> int:
+        """Pictures of sightings that were left out, because too much waits to be written."""
+        return 0 if self._keeper is None else self._keeper.shed
+
+    @property
     def trouble(self) -> str | None:
         """Why nothing is written at the moment."""
         return None if self._keeper is None else self._keeper.trouble

@@ -1,8 +1,8 @@
 """Writes the gallery to disk, in a thread of its own: a slow, full or read-only disk never holds up the loop.
 
 The gallery in memory is complete at any time, and what waits here are the changes by which the file is behind it, in
-their order: a few kilobytes for each sighting. Each write makes the file whole: either it is as the gallery was at
-that moment, or as it was before.
+their order: a few kilobytes for each sighting, and its picture as long as not too much waits. Each write makes the file
+whole: either it is as the gallery was at that moment, or as it was before.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from reidge.edge.store import Store
 
 RETRY_SECONDS = 1.0
+MOST_WAITING = 64 * 2**20
+"""Bytes of embeddings and pictures that wait, from which on pictures of sightings are left out."""
 REMIND_SECONDS = 60.0
 """How often trouble that goes on is said again."""
 
@@ -37,9 +39,14 @@ class Keeper(threading.Thread):
         """Writes that failed; each is tried again."""
         self.trouble: str | None = None
         """Why nothing is written at the moment."""
+        self.shed = 0
+        """Pictures of sightings that were left out, because too much waited."""
         self._store = store
         self._waiting: list[Statement] = []
         self._writing: list[Statement] = []
+        self._waiting_bytes = self._writing_bytes = 0
+        self._shed_of_late = 0
+        self._shed_said_at: float | None = None
         self._given = 0
         self._changed = threading.Condition()
         self._closing = self._last_attempt = False
@@ -55,9 +62,20 @@ class Keeper(threading.Thread):
     def put(self, statements: Sequence[Statement]) -> None:
         """Take in what changed; returns at once."""
         with self._changed:
-            self._waiting.extend(statements)
-            self._given += len(statements)
+            before = self.shed
+            for statement in statements:
+                size = statement.size
+                if statement.is_picture_of_sighting and self._waiting_bytes + self._writing_bytes + size > MOST_WAITING:
+                    self.shed += 1
+                    continue
+                self._waiting.append(statement)
+                self._waiting_bytes += size
+                self._given += 1
+            shed = self.shed - before
+            self._shed_of_late += shed
             self._changed.notify_all()
+        if shed:
+            self._say_shed()
 
     def mark(self) -> int:
         """A number for all that was put so far."""
@@ -116,11 +134,13 @@ class Keeper(threading.Thread):
                 return False
             self._last_attempt = self._closing
             self._writing, self._waiting = self._waiting, []
+            self._writing_bytes, self._waiting_bytes = self._waiting_bytes, 0
             return True
 
     def _failed(self, error: Exception) -> None:
         with self._changed:
             self._waiting, self._writing = self._writing + self._waiting, []
+            self._waiting_bytes, self._writing_bytes = self._writing_bytes + self._waiting_bytes, 0
             self.failures += 1
             self.trouble = " ".join(str(error).split())
             self._changed.notify_all()
@@ -132,9 +152,22 @@ class Keeper(threading.Thread):
 
     def _worked(self) -> None:
         with self._changed:
-            self._writing = []
+            self._writing, self._writing_bytes = [], 0
             recovered, self.trouble = self.trouble is not None, None
+            shed, self._shed_of_late = self._shed_of_late, 0
             self._changed.notify_all()
         if recovered:
             self._said_at = None
-            log.warning("the gallery is written again, and complete")
+            but = f", but for {shed} pictures of sightings" if shed else ""
+            log.warning("the gallery is written again, and complete%s", but)
+
+    def _say_shed(self) -> None:
+        now = time.monotonic()
+        if self._shed_said_at is None or now - self._shed_said_at >= REMIND_SECONDS:
+            self._shed_said_at = now
+            log.warning(
+                "%d MB wait to be written to the gallery, so pictures of sightings are left out, %d so far; embeddings "
+                "and decisions are kept. Look after its disk.",
+                MOST_WAITING >> 20,
+                self.shed,
+            )

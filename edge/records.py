@@ -120,6 +120,16 @@ class Statement:
     sql: str
     values: tuple[object, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its embedding or picture."""
+        return sum(value.nbytes for value in self.values if isinstance(value, np.ndarray))
+
+    @property
+    def is_picture_of_sighting(self) -> bool:
+        """Whether it adds a picture that nothing but a look at it needs; people are known by embeddings."""
+        return self.sql == PUT_CROP and self.values[0] is not None
+
 
 def put_identity(identity: Identity) -> Statement:
     """Add an identity."""

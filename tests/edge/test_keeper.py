@@ -16,6 +16,7 @@ import pytest
 from reidge.edge import keeper as module
 from reidge.edge.errors import ReidgeError
 from reidge.edge.gallery import Gallery, GalleryConfig
+from reidge.edge.records import SightingRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,15 +81,80 @@ def test_nothing_is_lost_when_the_disk_is_full_and_has_space_again(
             assert gallery.match(someone(39)).global_id == 39  # in memory all goes on
             assert gallery.pending >= 38 + 38
         assert "cannot be written" in caplog.text
-        deadline = time.monotonic() + 10.0
-        while gallery.pending:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert "written again, and complete" in caplog.text
+        wait_until_written(gallery)
+    assert "written again, and complete" in caplog.text
     found = recognised(path)
     assert sorted(found) == [1, 2, *range(4, 40)]
     # The mean over both exemplars of the two that were merged is half; of all others there is only one.
     assert all(similarity == pytest.approx(1.0, abs=1e-5) for number, similarity in found.items() if number != 2)
+
+
+def wait_until_written(gallery: Gallery) -> None:
+    deadline = time.monotonic() + 10.0
+    while gallery.pending:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_gallery_whose_disk_was_gone_for_a_while_has_all_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, away = tmp_path / "disk" / "gallery.sqlite", tmp_path / "away"
+    with open_gallery(path) as gallery:
+        known = gallery.enrol(someone(1), captured_at=1.0)
+        assert gallery.flush(5.0)
+        with full_disk():  # a disk that goes lets a write fail first
+            gallery.enrol(someone(2), captured_at=2.0, global_id=known)
+            wait_until_failed(gallery)
+            path.parent.rename(away)
+            path.parent.mkdir()  # where it was mounted there is a folder still
+        wait_until_failed(gallery, times=gallery.failures + 2)
+        assert list(path.parent.iterdir()) == []
+        assert gallery.pending
+        assert "written again" not in caplog.text
+        path.parent.rmdir()
+        away.rename(path.parent)
+        wait_until_written(gallery)
+        assert len(gallery.exemplars(known)) == 2
+    with open_gallery(path) as gallery:
+        assert len(gallery.exemplars(known)) == 2
+
+
+def passing(number: int, global_id: int) -> SightingRow:
+    at = float(number)
+    return SightingRow(
+        camid="door", track_id=number, started_at=at, ended_at=at, global_id=global_id, pictures=1,
+        embedding_D=someone(number),
+    )  # fmt: skip
+
+
+def test_a_disk_that_is_away_for_long_costs_pictures_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, picture, given = tmp_path / "gallery.sqlite", bytes(5_000), bytes(6_000)
+    monkeypatch.setattr(module, "MOST_WAITING", 40_000)
+    with open_gallery(path) as gallery:
+        known = gallery.enrol(someone(1), captured_at=1.0)
+        assert gallery.flush(5.0)
+        with full_disk():
+            for number in range(2, 32):
+                sighting_id = gallery.record(passing(number, known), crop=picture)
+                gallery.assign(sighting_id, known, 0.5)
+            named = gallery.enrol(someone(99), captured_at=99.0, enrolled=True, name="Anna", crop=given)
+            wait_until_failed(gallery)
+            # Each sighting brings 7,048 bytes: five fit, and then of embeddings alone many more.
+            assert gallery.shed == 25
+        wait_until_written(gallery)
+        gallery.record(passing(40, known), crop=picture)  # there is room again
+        assert gallery.shed == 25
+    assert "complete, but for 25 pictures of sightings" in caplog.text
+    assert caplog.text.count("pictures of sightings are left out") == 1
+    with open_gallery(path) as gallery:
+        assert len(gallery.sightings(global_id=known)) == 31
+        assert gallery.identity(named).name == "Anna"
+        images = gallery.store.images("1")
+        assert [len(image) for _, _, image in images] == [5_000] * 5 + [6_000] + [5_000]
+        assert [sighting_id for sighting_id, _, _ in images if sighting_id] == [1, 2, 3, 4, 5, 31]
 
 
 def test_a_disk_that_is_full_to_the_end_costs_two_seconds_and_is_said(
