@@ -113,6 +113,11 @@ class Roster(Followed):
         known |= {i: self._unwritten[i][1] for i in sighting_ids if i in self._unwritten and i not in known}
         return {i: row for i, row in known.items() if self._owner(row) == global_id}
 
+    def settle(self) -> None:
+        """Let the file catch up, as long as the disk is fast, and let go of the sightings that it has."""
+        super().settle()
+        self._drop_written()
+
     # What is remembered
 
     def check(self, embedding_D: NDArray[np.float32]) -> None:
@@ -248,6 +253,7 @@ class Roster(Followed):
         if global_id is not None:
             self._require(global_id)
         statements.append(Statement(records.ASSIGN_SIGHTING, (sighting_id, global_id, similarity)))
+        self._give_unwritten([sighting_id], global_id)
         for row in sorted(self._index.rows_from(sighting_id), reverse=True):
             if global_id is None:
                 statements.append(Statement(records.DROP_EXEMPLAR, (self._index.drop(row),)))
@@ -291,6 +297,7 @@ class Roster(Followed):
         for row in self._index.rows_of(absorbed):
             statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, kept), kept)))
         statements.append(Statement(records.MOVE_ALL_SIGHTINGS, (absorbed, kept)))
+        self._give_unwritten(self._unwritten_of(absorbed), kept)
         statements.append(Statement(records.DROP_IDENTITY, (absorbed,)))
         self._thin_out(kept, statements)
         self.keep(statements)
@@ -310,18 +317,23 @@ class Roster(Followed):
         self.wait()
         merge = history.last_merge(self.store, absorbed, standing=self._identities)
         kept, back, marks = merge.kept, merge.absorbed, json.dumps(sorted(merge.sightings))
+        rows = self._index.rows_of(kept)
+        exemplars = [self._index.exemplar(row) for row in rows]
+        leaving = [e.exemplar_id in merge.exemplars or e.sighting_id in merge.sightings for e in exemplars]
+        # All that is asked of the file comes first: where it cannot be read, nothing has changed.
+        for_absorbed = [] if any(leaving) else self._embedded(OWN_AMONG, (kept, marks))
+        for_kept = self._embedded(OWN_BESIDE, (kept, marks)) if all(leaving) else []
+        last_ended = self._last_ended(kept, without=merge.sightings)
         self._identities[absorbed] = back
         statements = [records.put_identity(back), history.undo(time.time(), merge)]
         if self._identities[kept].name == back.name and merge.kept_name is None and back.name is not None:
             self._name(kept, None, statements)
-        for row in self._index.rows_of(kept):
-            exemplar = self._index.exemplar(row)
-            if exemplar.exemplar_id in merge.exemplars or exemplar.sighting_id in merge.sightings:
-                statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, absorbed), absorbed)))
+        for row in (row for row, leaves in zip(rows, leaving, strict=True) if leaves):
+            statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, absorbed), absorbed)))
         statements.append(Statement(records.MOVE_SIGHTINGS, (kept, absorbed, marks)))
-        self._restore(absorbed, OWN_AMONG, (kept, marks), statements)
-        self._restore(kept, OWN_BESIDE, (kept, marks), statements)
-        self._see_again(kept, merge.kept_last_seen, merge.sightings, statements)
+        self._restore(absorbed, for_absorbed, statements)
+        self._restore(kept, for_kept, statements)
+        self._see_again(kept, merge.kept_last_seen, last_ended, statements)
         self.keep(statements)
         return kept
 
@@ -346,6 +358,10 @@ class Roster(Followed):
             f"SELECT 1 FROM sightings WHERE {OWN_BESIDE} LIMIT 1", (global_id, marks)
         ):
             raise InputError(f"nothing would be left of identity {global_id}. Leave out some of its sightings.")
+        # All that is asked of the file comes first: where it cannot be read, nothing has changed.
+        for_made = [] if from_them else self._embedded(OWN_AMONG, (global_id, marks))
+        for_rest = self._embedded(OWN_BESIDE, (global_id, marks)) if all_exemplars else []
+        last_ended = self._last_ended(global_id, without=moving)
         statements: list[Statement] = []
         made = self._new_identity(min(row.started_at for row in moving.values()), statements)
         statements.append(history.note_split(time.time(), made=made, split_from=global_id, sighting_ids=moving))
@@ -354,9 +370,10 @@ class Roster(Followed):
             statements.append(Statement(records.MOVE_EXEMPLAR, (self._index.move(row, made), made)))
         statements.append(Statement(records.MOVE_SIGHTINGS, (global_id, made, marks)))
         statements.append(Statement(records.DROP_SIMILARITIES, (made,)))
-        self._restore(made, OWN_AMONG, (global_id, marks), statements)
-        self._restore(global_id, OWN_BESIDE, (global_id, marks), statements)
-        self._see_again(global_id, -np.inf, moving, statements)
+        self._restore(made, for_made, statements)
+        self._restore(global_id, for_rest, statements)
+        self._see_again(global_id, -np.inf, last_ended, statements)
+        self._give_unwritten(moving, made)
         self.keep(statements)
         return made
 
@@ -376,6 +393,8 @@ class Roster(Followed):
         del self._identities[global_id]
         while rows := self._index.rows_of(global_id):
             self._index.drop(rows[-1])
+        for sighting_id in self._unwritten_of(global_id):
+            del self._unwritten[sighting_id]
         self.keep(forget_identity(global_id, erased_at=time.time() if tombstone else None))
 
     def forget_sightings(self, sighting_ids: Collection[int], *, tombstone: bool = True) -> None:
@@ -428,6 +447,14 @@ class Roster(Followed):
                 return
             del self._unwritten[sighting_id]
 
+    def _unwritten_of(self, global_id: int) -> list[int]:
+        return [sighting_id for sighting_id, (_, row) in self._unwritten.items() if row.global_id == global_id]
+
+    def _give_unwritten(self, sighting_ids: Collection[int], global_id: int | None) -> None:
+        for sighting_id in self._unwritten.keys() & set(sighting_ids):
+            mark, row = self._unwritten[sighting_id]
+            self._unwritten[sighting_id] = (mark, replace(row, global_id=global_id))
+
     def _next(self, table: str) -> int:
         self._last[table] += 1
         return self._last[table]
@@ -453,16 +480,17 @@ class Roster(Followed):
         rows = self._index.rows_of(global_id) if identity.last_seen == identity.created_at else ()
         return bool(len(rows)) and all(self._index.exemplar(row).enrolled for row in rows)
 
-    def _see_again(self, global_id: int, before: float, without: Collection[int], statements: list[Statement]) -> None:
+    def _last_ended(self, global_id: int, *, without: Collection[int]) -> float | None:
+        """When the last of an identity's other sightings ended; None without any."""
+        values = (global_id, json.dumps(sorted(without)))
+        ((ended_at,),) = self.store.read(f"SELECT max(ended_at) FROM sightings WHERE {OWN_BESIDE}", values)
+        return None if ended_at is None else float(ended_at)
+
+    def _see_again(self, global_id: int, before: float, ended_at: float | None, statements: list[Statement]) -> None:
         """Correct when an identity was last seen, after sightings have left it."""
         identity = self._identities[global_id]
         known = [self._index.exemplar(row) for row in self._index.rows_of(global_id)]
         exemplars = (exemplar.captured_at for exemplar in known if not exemplar.enrolled)
-        ((ended_at,),) = self.store.read(
-            "SELECT max(ended_at) FROM sightings "
-            "WHERE global_id = ? AND sighting_id NOT IN (SELECT value FROM json_each(?))",
-            (global_id, json.dumps(sorted(without))),
-        )
         identity.last_seen = max(
             (at for at in (before, ended_at, *exemplars) if at is not None and at > -np.inf),
             default=identity.created_at,
@@ -482,12 +510,13 @@ class Roster(Followed):
             return int(self._index.global_ids_M[row])
         return sighting.global_id
 
-    def _restore(self, global_id: int, where: str, values: Sequence[object], statements: list[Statement]) -> None:
-        """Make exemplars of an identity that has none, from sightings that it is to have."""
-        if self._index.rows_of(global_id):
-            return
-        found = self.store.sightings(f"embedding IS NOT NULL AND {where}", values)
-        for sighting in found[-self._max_exemplars :]:
+    def _embedded(self, where: str, values: Sequence[object]) -> list[SightingRow]:
+        """Sightings that exemplars can be made of, oldest first, and no more of them than are kept."""
+        return self.store.sightings(f"embedding IS NOT NULL AND {where}", values)[-self._max_exemplars :]
+
+    def _restore(self, global_id: int, sightings: Sequence[SightingRow], statements: list[Statement]) -> None:
+        """Make exemplars of sightings that an identity is to have."""
+        for sighting in sightings:
             assert sighting.embedding_D is not None
             exemplar = Exemplar(
                 exemplar_id=self._next("exemplars"),

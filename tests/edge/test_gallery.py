@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from reidge.edge.store import Store
 from tests.edge.test_keeper import full_disk, wait_until_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -477,6 +478,91 @@ def test_a_split_needs_no_disk_that_is_well(tmp_path: Path, monkeypatch: pytest.
     with open_gallery(path, nearest=1) as gallery:
         assert gallery.match(unit(62)).global_id == made
         assert [row.sighting_id for row in gallery.sightings(global_id=made)] == [second]
+
+
+def told(gallery: Gallery) -> list[tuple[Identity, list[tuple[int, int | None]]]]:
+    """All that the gallery says of everybody."""
+    return [
+        (gallery.identity(i), [(e.exemplar_id, e.sighting_id) for e in gallery.exemplars(i)])
+        for i in gallery.identities()
+    ]
+
+
+@pytest.mark.parametrize("exemplars", ["of both", "of one", "of none"])
+@pytest.mark.parametrize("change", ["split", "unmerge"])
+def test_where_the_file_cannot_be_read_nobody_is_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, exemplars: str
+) -> None:
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        passed = []
+        for degrees, at in ((0, 10.0), (10, 20.0)):
+            sighting_id = gallery.record(seen(degrees, at=at))
+            global_id = gallery.enrol(unit(degrees), captured_at=at, sighting_id=sighting_id)
+            gallery.assign(sighting_id, global_id)
+            passed.append((global_id, sighting_id))
+        (one, _), (other, second) = passed
+        gallery.merge(kept=one, absorbed=other)
+        for exemplar in gallery.exemplars(one)[{"of both": 2, "of one": 1, "of none": 0}[exemplars] :]:
+            gallery.let_go(exemplar.exemplar_id)
+        assert gallery.flush(5.0)
+        before, mark, read, made = told(gallery), gallery.mark(), gallery.store.read, None
+        for reads in range(10):
+            left = iter(range(reads))
+
+            def read_a_few(
+                sql: str, values: Sequence[object] = (), left: Iterator[int] = left
+            ) -> list[tuple[Any, ...]]:
+                if next(left, None) is None:
+                    gallery.store._reader.close()  # as after a disk that could not be opened again
+                return read(sql, values)
+
+            monkeypatch.setattr(gallery.store, "read", read_a_few)
+            try:
+                made = gallery.split(one, [second]) if change == "split" else gallery.unmerge(other)
+            except ReidgeError:
+                gallery.store.reopen()
+                assert told(gallery) == before
+                assert gallery.mark() == mark
+            monkeypatch.setattr(gallery.store, "read", read)
+            if made is not None:
+                break
+        assert reads > 1
+        after = told(gallery)
+        assert [len(found) for _, found in after] == [1, 1]
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        assert told(gallery) == after
+
+
+def test_who_was_erased_is_not_remembered_for_a_disk_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.1)
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        one, other = gallery.enrol(unit(0), captured_at=0.0), gallery.enrol(unit(90), captured_at=0.0)
+        assert gallery.flush(5.0)
+        with full_disk():
+            _, theirs = visit(gallery, 5, at=10.0, global_id=one)
+            decided = gallery.record(seen(6, at=20.0))
+            gallery.assign(decided, one, 0.9)
+            third = gallery.enrol(unit(45), captured_at=30.0)
+            merged = gallery.record(seen(45, at=30.0, global_id=third))
+            gallery.merge(kept=one, absorbed=third)
+            moved = gallery.record(seen(80, at=40.0, global_id=one))
+            apart = gallery.split(one, [moved])
+            wait_until_failed(gallery)
+            assert set(gallery.own_among(one, [theirs, decided, merged, moved])) == {theirs, decided, merged}
+            gallery.forget(one)
+            assert set(gallery._unwritten) == {moved}
+            assert gallery.own_among(apart, [theirs, decided, merged, moved]).keys() == {moved}
+        assert gallery.own_among(other, [theirs, moved]) == {}
+
+
+def test_what_the_file_has_is_let_go_of_when_the_loop_comes_round(tmp_path: Path) -> None:
+    with open_gallery(tmp_path / "gallery.sqlite") as gallery:
+        visit(gallery, 0, at=10.0)
+        assert gallery.flush(5.0)
+        gallery.settle()
+        assert gallery._unwritten == {}
 
 
 def test_who_lost_all_exemplars_by_a_merge_gets_them_back_with_it() -> None:
