@@ -68,16 +68,6 @@ class Index:
         """Number of each; larger is newer."""
         return self._exemplar_ids[: self._count]
 
-    @property
-    def enrolled_M(self) -> NDArray[np.bool_]:  # noqa: N802
-        """Whether the user gave it."""
-        return self._enrolled[: self._count]
-
-    @property
-    def quality_M(self) -> NDArray[np.float32]:  # noqa: N802
-        """How good the picture was."""
-        return self._quality[: self._count]
-
     def rows_of(self, global_id: int) -> list[int]:
         """Rows of an identity, oldest exemplar first."""
         return sorted(self._rows.get(global_id, ()), key=lambda row: int(self._exemplar_ids[row]))
