@@ -1,11 +1,10 @@
 """The sightings about which is still decided: those of the last while, and once-seen people from before."""
 
-# N = nodes, A = identities from longer ago, W = sightings of the window, D = embedding
+# N = nodes, A = identities from longer ago, W = sightings of the window, S = of these beside a question, D = embedding
 
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +14,7 @@ from reidge.edge.associate import TIME_WEIGHT, Evidence
 from reidge.edge.errors import ReidgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,7 +27,8 @@ MOST_SIGHTINGS = 512
 MOST_ONCE_SEEN = 4096
 """Sightings of people seen once, from before the window, that are kept in memory; the newest."""
 MOST_TOGETHER = 96
-"""Sightings decided about at once, the nearest first; bounds the time a decision takes."""
+"""Sightings of the window decided about at once, the nearest first; and so many of people seen once before it, and so
+many identities that these are like. Bounds the time a decision takes."""
 MOST_IDENTITIES = 8
 """Identities from longer ago that are looked at for each sighting."""
 CLOCK_SET_BACK = 60.0
@@ -83,7 +83,7 @@ class Window:
         self.taken_apart: set[frozenset[int]] = set()
         """Pairs of identities that a user took apart; they stay two."""
         self._once_seen_OD: NDArray[np.float32] | None = None
-        self._excluded: dict[tuple[int, int], bool] = {}
+        self._met: dict[tuple[int, int], bool] = {}
 
     def apart(self, some: Sequence[Sighting | Passing], others: Sequence[Sighting | Passing]) -> NDArray[np.bool_]:
         """Tell who must be different people: in view at once where one person cannot be twice, `(len, len)`."""
@@ -139,7 +139,7 @@ class Window:
             del self.once_seen[sighting_id]
             self._once_seen_OD = None
 
-    def ask(self, focus: Sighting, live: Iterable[Sighting], bar: float) -> Question:
+    def ask(self, focus: Sighting, live: Sequence[Sighting], bar: float) -> Question:
         """Gather what a sighting may have to do with: sightings near it, sightings near those, and their identities."""
         pool = [s for s in (*self.ended, *live) if s.embeddings and s is not focus] + [focus]
         for sighting in pool:
@@ -151,7 +151,9 @@ class Window:
         chosen = [pool[node] for node in nodes]
         before = self._once_seen_like(means_WD[nodes], bar)
         sightings = (*before, *chosen)
-        return self._weigh(sightings, self._anchors(sightings, bar))
+        asked = set(map(id, sightings))
+        beside = [sighting for sighting in (*self.ended, *live) if id(sighting) not in asked]
+        return self._weigh(sightings, self._anchors(sightings, bar), beside)
 
     def _neighbourhood(
         self,
@@ -180,25 +182,30 @@ class Window:
         return sorted(reached)
 
     def _once_seen_like(self, means_ND: NDArray[np.float32], bar: float) -> list[Sighting]:
-        """Once-seen people from before the window who are like any of these."""
+        """Once-seen people from before the window who are like any of these, the nearest of them."""
         if not self.once_seen:
             return []
         everyone = list(self.once_seen.values())
         if self._once_seen_OD is None:
             self._once_seen_OD = np.stack([sighting.mean_D for sighting in everyone])
         nearest_O = (self._once_seen_OD @ means_ND.T).max(axis=1)
-        return [everyone[row] for row in np.flatnonzero(nearest_O >= bar - NEAR * self.bars.decay)]
+        near = np.flatnonzero(nearest_O >= bar - NEAR * self.bars.decay)
+        nearest = near[np.argsort(-nearest_O[near], kind="stable")[:MOST_TOGETHER]]
+        return [everyone[row] for row in sorted(nearest.tolist())]
 
     def _anchors(self, sightings: Sequence[Sighting], bar: float) -> list[Anchor]:
         """The identities that sightings are like or are, by what is remembered besides these sightings."""
         least = bar - NEAR * self.bars.decay
-        ids = {sighting.global_id for sighting in sightings if sighting.global_id is not None}
+        own = {sighting.global_id for sighting in sightings if sighting.global_id is not None}
+        alike: dict[int, float] = {}
         for sighting in sightings:
-            ids.update(self._candidates(sighting, least))
+            for global_id, similarity in self._candidates(sighting, least):
+                alike[global_id] = max(similarity, alike.get(global_id, -1.0))
+        others = sorted(alike.keys() - own, key=lambda global_id: (-alike[global_id], global_id))[:MOST_TOGETHER]
         present = {sighting.sighting_id for sighting in sightings if sighting.sighting_id}
         stand_ins = {sighting.stand_in for sighting in sightings}
         anchors = []
-        for global_id in sorted(ids):
+        for global_id in sorted((*own, *others)):
             known = self.gallery.exemplars(global_id)
             old = [e for e in known if e.sighting_id not in present and e.exemplar_id not in stand_ins]
             if old:
@@ -207,30 +214,31 @@ class Window:
                 anchors.append(Anchor(global_id=global_id, enrolled=enrolled, embeddings_KD=embeddings_KD))
         return anchors
 
-    def _candidates(self, sighting: Sighting, least: float) -> list[int]:
-        """Identities a sighting is like; searched for anew when much more is known of it."""
+    def _candidates(self, sighting: Sighting, least: float) -> list[tuple[int, float]]:
+        """Identities a sighting is like, and how much; searched for anew when much more is known of it."""
         if sighting.embeddings >= 1.5 * sighting.searched_with:
             found = self.gallery.nearest(sighting.mean_D, limit=MOST_IDENTITIES)
             sighting.candidates = [(candidate.global_id, candidate.similarity) for candidate in found]
             sighting.searched_with = sighting.embeddings
         return [
-            global_id
+            (global_id, similarity)
             for global_id, similarity in sighting.candidates
             if similarity >= least and global_id in self.gallery
         ]
 
-    def _weigh(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor]) -> Question:
+    def _weigh(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor], beside: Sequence[Sighting]) -> Question:
         """Put everything that is known into the evidence about a question."""
         first = len(anchors)
         count = first + len(sightings)
         means_ND = np.stack([sighting.mean_D for sighting in sightings])
         similarity_NN = np.eye(count)
         similarity_NN[first:, first:] = means_ND @ means_ND.T
+        if anchors:  # the mean over all pairs of exemplars of two identities is the product of their means
+            anchors_AD = np.stack([anchor.embeddings_KD.mean(axis=0) for anchor in anchors])
+            similarity_NN[:first, :first] = anchors_AD @ anchors_AD.T
+            np.fill_diagonal(similarity_NN, 1.0)
         for row, anchor in enumerate(anchors):
             similarity_NN[row, first:] = similarity_NN[first:, row] = self._likeness(anchor, means_ND)
-            for other in range(row):
-                between = float((anchor.embeddings_KD @ anchors[other].embeddings_KD.T).mean())
-                similarity_NN[row, other] = similarity_NN[other, row] = between
         likeness_NN = similarity_NN.copy()
         for row, anchor in enumerate(anchors):
             similarity_NN[row, first:] += self.bars.enrolled_lead * anchor.enrolled
@@ -247,7 +255,7 @@ class Window:
             similarity_NN=similarity_NN,
             weight_N=np.array(weights, dtype=np.float64),
             transit_NN=np.triu(transit_NN, 1),
-            apart_NN=self._apart_nodes(sightings, anchors),
+            apart_NN=self._apart_nodes(sightings, anchors, likeness_NN[:first, :first], beside),
             decay=self.bars.decay,
         )
         return Question(anchors=tuple(anchors), sightings=tuple(sightings), likeness_NN=likeness_NN, evidence=evidence)
@@ -257,47 +265,79 @@ class Window:
         found_KN = np.sort(anchor.embeddings_KD @ means_ND.T, axis=0)[-self.gallery.config.nearest :]
         return np.asarray(found_KN.mean(axis=0), dtype=np.float64)
 
-    def _excluded_before(self, one: Anchor, other: Anchor) -> bool:
-        """Tell whether two identities were ever in view at once where one person cannot be twice.
+    def changed(self, global_id: int | None = None) -> None:
+        """Take in that an identity has other sightings than before; without a number, any identity may."""
+        for pair in [pair for pair in self._met if global_id is None or global_id in pair]:
+            del self._met[pair]
 
-        The file is asked, where they are like enough for that to matter; of each the latest few hundred sightings.
-        """
-        if float((one.embeddings_KD @ other.embeddings_KD.T).mean()) < self.bars.min_similarity:
-            return False
-        pair = (one.global_id, other.global_id)
-        if pair not in self._excluded:
-            met: list[list[Passing]] = [[], []]
-            with suppress(ReidgeError):  # whoever writes to the file tells of its trouble
-                met = [[Passing(*row) for row in self.gallery.store.read(PASSINGS, (one_id,))] for one_id in pair]
-            self._excluded[pair] = bool(met[0] and met[1] and self.apart(met[0], met[1]).any())
-        return self._excluded[pair]
-
-    def changed(self) -> None:
-        """Take in that sightings went from one identity to another."""
-        self._excluded.clear()
-
-    def _apart_nodes(self, sightings: Sequence[Sighting], anchors: Sequence[Anchor]) -> NDArray[np.bool_]:
-        """Which nodes cannot be one person."""
+    def _apart_nodes(
+        self,
+        sightings: Sequence[Sighting],
+        anchors: Sequence[Anchor],
+        likeness_AA: NDArray[np.float64],
+        beside: Sequence[Sighting],
+    ) -> NDArray[np.bool_]:
+        """Which nodes cannot be one person; `beside` are the sightings that are not asked about."""
         first = len(anchors)
         apart_NN = np.zeros((first + len(sightings),) * 2, dtype=bool)
         impossible_NN = self.transits.impossible(sightings, sightings)
         apart_NN[first:, first:] = impossible_NN | impossible_NN.T
         apart_NN[first:, first:] |= self.apart(sightings, sightings)
-        asked = set(map(id, sightings))
-        for row, anchor in enumerate(anchors):
-            elsewhere = [s for s in self.ended if s.global_id == anchor.global_id and id(s) not in asked]
-            if elsewhere:
-                apart_NN[row, first:] |= self.apart(elsewhere, sightings).any(axis=0)
-                apart_NN[first:, row] = apart_NN[row, first:]
-            for other in range(row):
-                two = (anchors[other].enrolled and anchor.enrolled) or self._excluded_before(anchors[other], anchor)
-                apart_NN[row, other] = apart_NN[other, row] = two
+        if anchors:
+            apart_AN = self._elsewhere(anchors, sightings, beside)
+            apart_NN[:first, first:], apart_NN[first:, :first] = apart_AN[:, first:], apart_AN[:, first:].T
+            apart_NN[:first, :first] = apart_AN[:, :first] | self._apart_anchors(anchors, likeness_AA)
         ids = [*(anchor.global_id for anchor in anchors), *(sighting.global_id for sighting in sightings)]
         for one, other in map(sorted, self.taken_apart):
             rows, columns = ([i for i, global_id in enumerate(ids) if global_id == which] for which in (one, other))
             apart_NN[np.ix_(rows, columns)] = apart_NN.T[np.ix_(rows, columns)] = True
         np.fill_diagonal(apart_NN, False)
         return apart_NN
+
+    def _elsewhere(
+        self, anchors: Sequence[Anchor], sightings: Sequence[Sighting], beside: Sequence[Sighting]
+    ) -> NDArray[np.bool_]:
+        """Which identities were, or are, in view beside other ones and beside sightings, `(A, N)`."""
+        ids_A = np.array([anchor.global_id for anchor in anchors])
+        own = set(ids_A.tolist())
+        seen = [sighting for sighting in beside if sighting.global_id in own]
+        if not seen:
+            return np.zeros((len(anchors), len(anchors) + len(sightings)), dtype=bool)
+        whose_AS = (ids_A[:, None] == np.array([sighting.global_id for sighting in seen])[None]).astype(np.float32)
+        beside_AA = whose_AS @ self.apart(seen, seen) @ whose_AS.T
+        return np.hstack([beside_AA, whose_AS @ self.apart(seen, sightings)]) > 0
+
+    def _apart_anchors(self, anchors: Sequence[Anchor], likeness_AA: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which identities are two for good: both enrolled, or once in view together, by what is remembered of them."""
+        enrolled_A = np.array([anchor.enrolled for anchor in anchors])
+        apart_AA = np.outer(enrolled_A, enrolled_A)
+        passings: dict[int, list[Passing]] = {}
+        # The file is asked only where they are so alike that it matters.
+        for row, other in np.argwhere(np.triu(likeness_AA >= self.bars.min_similarity, 1) & ~apart_AA).tolist():
+            one_id, other_id = anchors[row].global_id, anchors[other].global_id
+            apart_AA[row, other] = apart_AA[other, row] = self._have_met(one_id, other_id, passings)
+        return np.asarray(apart_AA)
+
+    def _have_met(self, one_id: int, other_id: int, passings: dict[int, list[Passing]]) -> bool:
+        """Tell whether two identities were ever in view at once where one person cannot be twice.
+
+        The file is asked, of each for the latest few hundred sightings; what it says holds until one of them changes.
+        """
+        pair = (one_id, other_id)
+        if pair not in self._met:
+            behind = self.gallery.pending > 0
+            try:
+                for global_id in pair:
+                    if global_id not in passings:
+                        rows = self.gallery.store.read(PASSINGS, (global_id,))
+                        passings[global_id] = [Passing(*row) for row in rows]
+            except ReidgeError:  # whoever writes to the file tells of its trouble
+                return False
+            met = all(passings[i] for i in pair) and bool(self.apart(*(passings[i] for i in pair)).any())
+            if behind:
+                return met
+            self._met[pair] = met
+        return self._met[pair]
 
 
 def _spans(sightings: Sequence[Sighting | Passing]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
