@@ -11,6 +11,7 @@ places, are never the same identity.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel, Field
 from reidge.edge.associate import associate
 from reidge.edge.audit import PARTED, taken_apart
 from reidge.edge.crops import encode_picture
+from reidge.edge.errors import ReidgeError
 from reidge.edge.records import SightingRow
 from reidge.edge.ruling import Ruling
 from reidge.edge.transit import Transits
@@ -39,6 +41,11 @@ ONCE_SEEN = """sighting_id IN (
     ORDER BY ended_at DESC LIMIT ?)"""
 """The newest sightings that are undecided and not of the last while."""
 MERGED = "SELECT other_id, global_id FROM history WHERE action = 'merge' AND undone_at IS NULL ORDER BY history_id"
+
+RESUME_AGAIN = 30.0
+"""Seconds after which the sightings of before are asked for again, where the file could not be read."""
+
+log = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
 
@@ -179,6 +186,8 @@ class SightingBook:
         self.window = Window(gallery, transits or Transits())
         self.overlapping = overlapping or {}
         self._resumed = False
+        self._resume_tried_at = -np.inf
+        self._began_at: float | None = None
 
     @property
     def overlapping(self) -> Mapping[str, Collection[str]]:
@@ -210,13 +219,13 @@ class SightingBook:
         due = sighting.embeddings in enough or now - sighting.decided_at >= self.config.decide_every
         if sighting.embeddings < self.config.min_embeddings or not due:
             return []
-        self._begin(sighting)
+        self._begin(sighting, now)
         sighting.decided_at = now
         return list(self._answer(sighting))
 
     def end(self, sighting: Sighting, now: float) -> list[Change]:
         """Close a track: keep it in the gallery, and decide with all its evidence."""
-        self._begin(sighting)
+        self._begin(sighting, now)
         del self.live[sighting.camid, sighting.track_id]
         enough = sighting.embeddings >= self.config.min_embeddings_end
         if not enough:
@@ -235,27 +244,50 @@ class SightingBook:
             global_id = self.merged[global_id]
         return global_id
 
-    def _begin(self, sighting: Sighting) -> None:
+    def _begin(self, sighting: Sighting, now: float) -> None:
         """Go on from before, once it is known when now is: recordings have a time of their own."""
-        if not self._resumed:
+        if self._resumed or abs(now - self._resume_tried_at) < RESUME_AGAIN:
+            return
+        self._resume_tried_at = now
+        try:
+            if self._began_at is None:
+                self._began_at = sighting.started_at
+            else:
+                self.gallery.wait()  # what has changed since the start is to be in the file too
+            self.resume(self._began_at)
+        except ReidgeError as error:
+            log.warning("whom this site saw before cannot be read, and is asked for again in a while: %s", error)
+        else:
             self._resumed = True
-            self.resume(sighting.started_at)
 
     def resume(self, now: float) -> None:
-        """Go on from what the gallery kept: the sightings of the last while, and people seen once."""
+        """Go on from what the gallery kept: the sightings of the last while, and people seen once.
+
+        Raises:
+            ReidgeError: The file cannot be read; everything is as before then.
+        """
         became = dict(self.gallery.store.read(MERGED))
-        for pair in taken_apart(self.gallery.store.read(PARTED)):
-            two = frozenset(_followed(number, became) for number in pair)
-            self.window.taken_apart |= {two} if len(two) > 1 else set()
+        pairs = taken_apart(self.gallery.store.read(PARTED))
         since = now - self.config.window
         undecided = self.gallery.store.sightings(ONCE_SEEN, (since, now, MOST_ONCE_SEEN))
+        recent = self.gallery.sightings(since=since, until=now)
+        for pair in pairs:
+            two = frozenset(_followed(number, became) for number in pair)
+            self.window.taken_apart |= {two} if len(two) > 1 else set()
+        newer = list(self.window.ended)
+        known = {sighting.sighting_id for sighting in newer} | self.window.once_seen.keys()
+        self.window.ended.clear()
         for row in undecided:
-            self.window.set_aside(Sighting.from_row(row))
-        for row in self.gallery.sightings(since=since, until=now):
-            sighting = Sighting.from_row(row)
-            self.window.remember(sighting, now=row.ended_at, seconds=self.config.window)
-            if sighting.embeddings:
-                self._learn(sighting)
+            if row.sighting_id not in known:
+                self.window.set_aside(Sighting.from_row(row))
+        for row in recent:
+            if row.sighting_id not in known:
+                sighting = Sighting.from_row(row)
+                self.window.remember(sighting, now=row.ended_at, seconds=self.config.window)
+                if sighting.embeddings:
+                    self._learn(sighting)
+        for sighting in newer:
+            self.window.remember(sighting, now=sighting.last_seen, seconds=self.config.window)
 
     def forget(self, global_id: int) -> None:
         """Let go of an identity that is to be erased; who is in view is decided about anew."""
@@ -310,18 +342,20 @@ class SightingBook:
             crop=None if sighting.picture_HW3 is None else encode_picture(sighting.picture_HW3),
         )
         sighting.picture_HW3 = None
-        if sighting.stand_in:
+        if sighting.global_id is not None:
+            self.window.changed(sighting.global_id)
+            self.enrol(sighting, sighting.global_id)
+        if sighting.stand_in:  # only now: a kill in between must not leave an identity that nobody is recognised by
             self.gallery.let_go(sighting.stand_in)
             sighting.stand_in = 0
-        if sighting.global_id is not None:
-            self.enrol(sighting, sighting.global_id)
 
     def enrol(self, sighting: Sighting, global_id: int | None) -> int:
         """Make an exemplar of a sighting, of a known identity or a new one; before it is over, of a new one alone."""
         if not sighting.sighting_id:
             if global_id is None:
-                at, quality = sighting.last_seen, float(sighting.embeddings)
-                global_id, sighting.stand_in = self.gallery.begin(sighting.mean_D, at=at, quality=quality)
+                # Of no quality: where there are too many exemplars, it gives way to the sighting that it stands in for.
+                begun = self.gallery.begin(sighting.mean_D, at=sighting.last_seen, quality=0.0)
+                global_id, sighting.stand_in = begun
             return global_id
         sighting.exemplar = True
         return self.gallery.enrol(

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from reidge.edge.gallery import Gallery, GalleryConfig
-from reidge.edge.sightings import EvidenceConfig, Sighting, SightingBook
+from reidge.edge.sightings import RESUME_AGAIN, EvidenceConfig, Sighting, SightingBook
+from reidge.edge.window import MOST_TOGETHER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from reidge.edge.records import Statement
 
 
 def unit(degrees: float) -> NDArray[np.float32]:
@@ -25,6 +30,25 @@ def gallery() -> Iterator[Gallery]:
     config = GalleryConfig(min_similarity=0.8)
     with Gallery(":memory:", encoder_hash="a" * 64, embedding_dim=2, config=config) as gallery:
         yield gallery
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Gallery]:
+    config = GalleryConfig(min_similarity=0.8)
+    with Gallery(tmp_path / "g.sqlite", encoder_hash="a" * 64, embedding_dim=2, config=config) as gallery:
+        yield gallery
+
+
+@contextmanager
+def unreadable(gallery: Gallery) -> Iterator[None]:
+    """Take the sightings away from under an open gallery for a while."""
+    assert gallery.flush(10)
+    with closing(sqlite3.connect(gallery.path)) as other:
+        other.execute("ALTER TABLE sightings RENAME TO elsewhere")
+        try:
+            yield
+        finally:
+            other.execute("ALTER TABLE elsewhere RENAME TO sightings")
 
 
 class Scene:
@@ -59,6 +83,31 @@ class Scene:
             self.see(sighting, angle, float(now))
         self.end(sighting)
         return sighting
+
+    def known(self, *angles: float) -> int:
+        """Somebody with four exemplars at each angle, from long ago."""
+        global_id = None
+        for angle in angles:
+            for _ in range(4):
+                global_id = self.book.gallery.enrol(unit(angle), captured_at=0.0, global_id=global_id)
+        assert global_id is not None
+        return global_id
+
+    def in_view(self, global_id: int, camid: str, angle: float, start: float, end: float) -> Sighting:
+        """Somebody who is in view, and known, since before."""
+        sighting = self.begin(camid, start)
+        sighting.add_evidence(unit(angle), 3.0)
+        sighting.embeddings, sighting.global_id, sighting.last_seen = 3, global_id, end
+        return sighting
+
+    def are_two(self, angle: float, now: float) -> bool:
+        """Tell whether the two identities that a newcomer is like can be one person."""
+        newcomer = self.begin("cam9", now)
+        newcomer.add_evidence(unit(angle), 1.0)
+        question = self.book.window.ask(newcomer, [], 0.8)
+        del self.book.live[newcomer.camid, newcomer.track_id]
+        assert len(question.anchors) == 2
+        return bool(question.evidence.apart_NN[0, 1])
 
 
 def test_a_track_stays_undecided_until_there_is_enough_evidence(gallery: Gallery) -> None:
@@ -287,3 +336,155 @@ def test_what_stands_in_for_a_track_goes_when_the_track_is_over_so_that_nothing_
     assert [exemplar.sighting_id for exemplar in gallery.exemplars(1)] == [None]  # found again after a kill
     scene.end(sighting)
     assert [exemplar.sighting_id for exemplar in gallery.exemplars(1)] == [sighting.sighting_id]
+
+
+def test_an_identity_in_view_is_nobody_else_in_view_from_whatever_side(gallery: Gallery) -> None:
+    """Known from two sides, in view from one of them; whoever shows the other side at the same time is another one."""
+    scene = Scene(gallery)
+    known = scene.known(0, 90)
+    front, back = scene.begin("cam1", 1000.0), scene.begin("cam1", 1000.0)
+    for now in (1000.1, 1000.2, 1000.3):
+        scene.see(front, 0, now)
+        scene.see(back, 90, now)
+    assert front.global_id == known
+    assert back.global_id not in (known, None)
+    scene.end(back)
+    assert [round(float(exemplar.embedding_D[0])) for exemplar in gallery.exemplars(known)] == [1] * 4 + [0] * 4
+    scene.end(front)
+    assert scene.passing("cam1", 90, 1010, 1015).global_id == known
+
+
+def test_two_who_are_in_view_together_are_not_merged_by_a_third_that_is_like_both(gallery: Gallery) -> None:
+    """The third is unlike what either of them shows at present, but like the other side of both."""
+    scene = Scene(gallery, {"cam2": ["cam1"]})
+    one, other = scene.known(-28, 24), scene.known(-20, 28)
+    scene.in_view(one, "cam1", -28, 1000.0, 1001.0)
+    scene.in_view(other, "cam1", -20, 1000.0, 1001.0)
+    third = scene.begin("cam2", 1000.5)
+    scene.see(third, 26, 1000.6)
+    assert "merged" not in scene.see(third, 26, 1000.7)
+    assert gallery.identities() == [one, other]
+
+
+def meet(scene: Scene, one: int, other: int) -> None:
+    """Let two be in view together, and leave the window."""
+    together = [scene.in_view(one, "cam1", 0, 1000.0, 1005.0), scene.in_view(other, "cam1", 10, 1000.0, 1005.0)]
+    for sighting in together:
+        scene.end(sighting)
+    scene.passing("cam1", 180, 5000, 5005)
+    assert not set(together) & set(scene.book.window.ended)
+    assert scene.book.gallery.flush(10)
+
+
+def test_two_who_meet_after_they_were_compared_are_two_from_then_on(on_disk: Gallery) -> None:
+    scene = Scene(on_disk)
+    one, other = scene.known(0), scene.known(10)
+    assert not scene.are_two(5, 500.0)
+    meet(scene, one, other)
+    assert scene.are_two(5, 6000.0)
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_does_not_say_that_two_never_met(on_disk: Gallery) -> None:
+    scene = Scene(on_disk)
+    meet(scene, scene.known(0), scene.known(10))
+    scene.book.window.changed()
+    with unreadable(on_disk):
+        assert not scene.are_two(5, 6000.0)
+    assert scene.are_two(5, 6000.0)
+
+
+def aside(scene: Scene, angles: Sequence[float]) -> None:
+    """People who were seen once, long ago."""
+    for number, angle in enumerate(angles, 1):
+        sighting = Sighting(
+            camid="cam1", track_id=number, started_at=60.0 * number, last_seen=60.0 * number + 5,
+            box=(0, 0, 1, 1), sighting_id=number,
+        )  # fmt: skip
+        sighting.add_evidence(unit(angle), 1.0)
+        scene.book.window.set_aside(sighting)
+
+
+def test_of_very_many_who_were_seen_once_the_nearest_are_asked_about(gallery: Gallery) -> None:
+    scene = Scene(gallery)
+    angles = [(7 * number) % 300 / 10 for number in range(300)]  # each tenth of a degree up to 30, in no order
+    aside(scene, angles)
+    focus = scene.begin("cam2", 1e6)
+    focus.add_evidence(unit(0), 1.0)
+    *before, last = scene.book.window.ask(focus, [], 0.8).sightings
+    assert last is focus
+    assert [s.track_id for s in before] == [n for n, a in enumerate(angles, 1) if a < MOST_TOGETHER / 10]
+
+
+def test_of_very_many_identities_the_nearest_are_asked_about(gallery: Gallery) -> None:
+    """Each of 90 sightings is like eight identities of its own; together that is more than a decision can look at."""
+    scene = Scene(gallery)
+    for number in range(1000):
+        gallery.enrol(unit(number / 40), captured_at=0.0)
+    aside(scene, [number / 4 for number in range(90)])
+    focus = scene.begin("cam2", 1e6)
+    focus.add_evidence(unit(0), 1.0)
+    question = scene.book.window.ask(focus, [], 0.8)
+    assert len(question.sightings) == 91
+    assert len(question.anchors) == MOST_TOGETHER
+
+
+def test_what_cannot_be_read_at_the_start_is_asked_for_again(
+    on_disk: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Scene(on_disk, min_sightings=2).passing("cam1", 0, 1000, 1005)
+    scene = Scene(on_disk, min_sightings=2)
+    again = scene.begin("cam2", 1020.0)
+    with unreadable(on_disk):
+        scene.see(again, 5, 1020.1)
+        assert scene.see(again, 5, 1020.2) == []
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        "whom this site saw before cannot be read"
+    ]
+    assert scene.see(again, 5, 1020.2 + RESUME_AGAIN) == ["created", "decided", "assigned"]
+    scene.end(again)
+    assert [row.sighting_id for row in on_disk.sightings(global_id=1)] == [first.sighting_id, again.sighting_id]
+
+
+def test_what_was_seen_until_the_file_can_be_read_is_not_taken_in_twice(on_disk: Gallery) -> None:
+    scene = Scene(on_disk, min_sightings=2)
+    first = scene.begin("cam1", 2000.0)
+    with unreadable(on_disk):
+        scene.see(first, 0, 2000.1)
+        scene.see(first, 0, 2000.2)
+    scene.end(first)
+    other = scene.passing("cam1", 90, 2000 + RESUME_AGAIN, 2010 + RESUME_AGAIN)
+    assert list(scene.book.window.ended) == [first, other]
+    assert scene.book.window.once_seen == {}
+    assert scene.passing("cam2", 3, 2060, 2065).global_id == first.global_id == 1
+
+
+def test_at_no_moment_is_an_identity_in_the_file_without_anything_to_recognise_it_by(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change is a transaction, and a kill may come after any of them."""
+    counts = []
+
+    def keep(statements: Sequence[Statement]) -> None:
+        gallery.store.write(statements)
+        counts.extend(gallery.store.read("SELECT count(*) FROM exemplars GROUP BY global_id"))
+        counts.extend(
+            gallery.store.read("SELECT 0 FROM identities WHERE global_id NOT IN (SELECT global_id FROM exemplars)")
+        )
+
+    monkeypatch.setattr(gallery, "keep", keep)
+    scene = Scene(gallery)
+    assert scene.passing("cam1", 0, 0, 5).global_id == 1
+    assert len(gallery.exemplars(1)) == 1
+    assert counts
+    assert (0,) not in counts
+
+
+def test_what_stands_in_gives_way_to_its_sighting_where_one_exemplar_is_kept() -> None:
+    config = GalleryConfig(min_similarity=0.8, max_exemplars=1)
+    with Gallery(":memory:", encoder_hash="a" * 64, embedding_dim=2, config=config) as gallery:
+        scene = Scene(gallery)
+        sighting = scene.begin("cam1", 0.0)
+        for now in (0.1, 0.2, 0.3):
+            scene.see(sighting, 0, now)
+        scene.end(sighting)
+        assert [exemplar.sighting_id for exemplar in gallery.exemplars(1)] == [sighting.sighting_id]
