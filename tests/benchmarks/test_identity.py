@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -103,13 +104,18 @@ def test_a_recording_of_another_encoder_is_refused(recording: Any, recorded: Mod
         recorded.replay(other, recorded.replay_site(other, bundle))
 
 
-def test_a_site_gets_every_figure_and_a_table(recording_path: Path, identity: ModuleType, bundle: Path) -> None:
+def test_a_site_gets_every_figure_and_a_table(
+    recording_path: Path, identity: ModuleType, bundle: Path, tmp_path: Path
+) -> None:
     found = identity.score_site(recording_path, bundle)
     assert 0 < found["score"]["idf1"] <= found["oracle"]["idf1"] <= 1
     assert found["tuned"]["idf1"] == max(found["sweep"].values())
     assert found["people"] == 4
-    result = identity.provenance() | {"seed": 0, "sites": {"tiny": {"cameras": 2, **found}}}
-    assert "| tiny | 2, 4 |" in identity.describe(result)
+    for seed, shift in ((7, 0.0), (8, 1.0)):
+        found["score"]["idf1"] = shift
+        identity.add_result(tmp_path / "result.json", "tiny", seed, {"cameras": 2, **found})
+    table = identity.describe(json.loads((tmp_path / "result.json").read_text()))
+    assert "| tiny | 2, 4 | 7, 8 | 0.500 (0.000 to 1.000) |" in table
 
 
 KEYS = [("cam1", 1), ("cam1", 2), ("cam2", 1), ("cam2", 2)]
