@@ -101,7 +101,8 @@ class Governor:
             return fair if losing or share > SATURATED else None
         target = max(load.wanted.values()) if fair is None else fair
         if target < self.level * (1 - SMALLEST_CHANGE):
-            return target
+            # Cameras that give less by themselves, or nothing for a moment, are no reason to hold them back further.
+            return self.level if fair is None else target
         if self._since_change < RISE_AFTER:
             return self.level
         risen = min(target, LARGEST_RISE * self.level)

@@ -109,3 +109,12 @@ def test_windows_are_cut_from_totals() -> None:
     assert meter.read(52.0, busy=8.5, handled=146, counts=second, limits={"a": None, "b": 5.0}) == Load(
         seconds=2.0, busy=1.5, handled=66, lost=4, wanted={"a": 10.0, "b": 5.0}
     )
+
+
+@pytest.mark.parametrize("gives", [0.0, 0.5])
+def test_cameras_that_all_fall_silent_for_a_moment_are_held_back_no_further(gives: float) -> None:
+    subject = governor()
+    subject.judge(load(busy=2.0, handled=40, lost=40))
+    for _ in range(10):
+        assert subject.judge(load(busy=0.02, handled=1, wanted=dict.fromkeys(FOUR, gives))) is None
+    assert subject.level == 2.5
