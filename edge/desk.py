@@ -117,8 +117,9 @@ class Desk(threading.Thread):
         calendar = Calendar(self._newest)
         while not self._closing.wait(LOOK_EVERY):
             try:
+                opened = self._gallery.store.opened
                 with Postbox(self._gallery.store) as postbox:
-                    while not self._closing.wait(LOOK_EVERY):
+                    while self._gallery.store.opened == opened and not self._closing.wait(LOOK_EVERY):
                         for letter in postbox.take():
                             postbox.answer(letter, self._work_on(letter))
                         believed = calendar.believes(time.time(), time.monotonic())

@@ -66,7 +66,8 @@ class Postbox:
     def __init__(self, store: Store) -> None:
         self._store = store
         with self._telling():
-            self._db = sqlite3.connect(store.path, isolation_level=None, timeout=BUSY_SECONDS)
+            there = f"{store.path.absolute().as_uri()}?mode=rw"  # never made here
+            self._db = sqlite3.connect(there, isolation_level=None, timeout=BUSY_SECONDS, uri=True)
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA foreign_keys = ON")
 

@@ -252,8 +252,7 @@ class SightingBook:
         try:
             if self._began_at is None:
                 self._began_at = sighting.started_at
-            else:
-                self.gallery.wait()  # what has changed since the start is to be in the file too
+            self.gallery.wait()  # whoever was forgotten since the start is to be gone from the file too
             self.resume(self._began_at)
         except ReidgeError as error:
             log.warning("whom this site saw before cannot be read, and is asked for again in a while: %s", error)

@@ -201,6 +201,8 @@ class Store:
         self._secret = None if self._in_memory else secret
         self._cipher: Cipher | None = None
         self._uid: str | None = None
+        self.opened = 1
+        """How often the file was opened; whoever has it open too follows."""
         self._using, self._looking = threading.RLock(), threading.RLock()
         self._shared = shared
         self._lock_file = None if self._in_memory or shared else self._claim()
@@ -214,11 +216,15 @@ class Store:
             with suppress(ReidgeError):  # who was erased just before a kill is still in the journal
                 self.flush_journal()
 
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.lock")
+
     def _claim(self) -> IO[str]:
         """Keep other processes from writing, by a lock on a file beside; it falls with the process."""
         try:
             make_own_folder(self.path.parent)
-            lock_file = open_own(self.path.with_name(f"{self.path.name}.lock"), "a")
+            lock_file = open_own(self._lock_path, "a")
         except OSError as error:
             raise ReidgeError(
                 f"the gallery {self.path} cannot be opened: {error.strerror or error}. "
@@ -243,13 +249,14 @@ class Store:
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connections to write and to read; one in memory is both."""
-        made = self._uid is None and not self._in_memory and not self._shared and not self.path.exists()
+        file = self.path.resolve()  # a link to where the gallery is to be stays, whatever comes of it
+        made = self._uid is None and not self._in_memory and not self._shared and not file.exists()
         try:
             db = self._connect()
         except BaseException:
             if made:  # nothing is in it, and nothing but confusion would come of it
                 with suppress(OSError):
-                    self.path.unlink()
+                    file.unlink()
             raise
         if self._in_memory:
             return db, db
@@ -265,7 +272,7 @@ class Store:
             # Only a file that is not there: to open and close one that SQLite has open would drop the locks of this
             # whole process on it, and whoever closes it next would take the journal for nobody's and delete it.
             with suppress(OSError):  # what is wrong SQLite says itself; its journal gets the mode of the file
-                os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                os.close(os.open(self.path.resolve(), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             if self._shared:
                 db = connect_to_read(self.path)
@@ -355,13 +362,33 @@ class Store:
         Nothing can be read or written until that succeeds.
 
         Raises:
-            ReidgeError: It cannot be opened yet, or is gone, or another gallery is in its place.
+            ReidgeError: It cannot be opened yet, or is gone, or another gallery is in its place, or another process
+                writes to it.
         """
         with self._using, self._looking:  # the old ones first: SQLite would share their journal's index with the new
-            for db in (self._reader, self._db):
-                with suppress(sqlite3.Error):
-                    db.close()
+            self._close_both()
             self._db, self._reader = self._open()
+            try:
+                self._claim_again()
+            except BaseException:
+                self._close_both()
+                raise
+            self.opened += 1
+
+    def _claim_again(self) -> None:
+        """Keep other processes from writing to a file that came back with its disk: its lock is another one then."""
+        if self._lock_file is None:
+            return
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock_file.fileno()), self._lock_path.stat()):
+                return
+        before, self._lock_file = self._lock_file, self._claim()
+        before.close()
+
+    def _close_both(self) -> None:
+        for db in (self._reader, self._db):
+            with suppress(sqlite3.Error):
+                db.close()
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -196,13 +196,15 @@ class _Taking:
         now = time.time()
         part_of, absorbed = self._merged(), _absorbed(self.store.read(MERGES))
         uids = {identity.global_id: uid for uid, identity in self._here.items()}
-        for entry in self.archive.tombstones:
+        for entry in sorted(self.archive.tombstones, key=lambda entry: entry.kind != "identity"):
             whole = uids[part_of[entry.uid]] if entry.uid in part_of else entry.uid
             if whole in self._here:
                 number = self._here.pop(whole).global_id
                 self.statements += forget_identity(number, erased_at=now)
                 self._graves |= {whole, *absorbed.get(number, ())}
-                self._graves |= {uid for (uid,) in self.store.read(ITS_SIGHTINGS, (number,))}
+                its_sightings = {uid for (uid,) in self.store.read(ITS_SIGHTINGS, (number,))}
+                self._graves |= its_sightings
+                self._sightings = {uid: row for uid, row in self._sightings.items() if uid not in its_sightings}
                 self.done.erased_here += 1
             if entry.uid in self._sightings:
                 self.statements += forget_sightings([self._sightings.pop(entry.uid)], erased_at=now)

@@ -257,6 +257,49 @@ def test_a_gallery_that_is_opened_again_is_never_made_anew(tmp_path: Path) -> No
     store.close()
 
 
+def test_a_gallery_that_came_back_with_its_disk_is_locked_again(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    away = move(path, tmp_path / "away")
+    path.with_name("gallery.sqlite.lock").unlink()
+    move(away, tmp_path)
+    store.reopen()
+    with pytest.raises(GalleryInUse):
+        open_store(path)
+    store.reopen()  # the same lock goes on
+    store.close()
+    open_store(path).close()
+
+
+def test_who_took_the_gallery_while_its_disk_was_elsewhere_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    store = open_store(path)
+    away = move(path, tmp_path / "away")
+    path.with_name("gallery.sqlite.lock").unlink()
+    move(away, tmp_path)
+    other = open_store(path)
+    with pytest.raises(GalleryInUse):
+        store.reopen()
+    with pytest.raises(ReidgeError, match="cannot be read at present"):
+        store.read("SELECT 1")
+    other.write([identity(1)])
+    other.close()
+    store.reopen()
+    assert numbers(store, "identities") == [1]
+    store.close()
+
+
+def test_a_gallery_may_be_a_link_to_a_disk_that_is_not_there_yet(tmp_path: Path) -> None:
+    disk, path = tmp_path / "disk", tmp_path / "gallery.sqlite"
+    path.symlink_to(disk / "gallery.sqlite")
+    with pytest.raises(ReidgeError, match=r"gallery\.sqlite cannot be written"):
+        open_store(path)
+    assert path.is_symlink()
+    disk.mkdir()
+    open_store(path).close()
+    assert (disk / "gallery.sqlite").stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.parametrize("other", ["a gallery", "an empty file"])
 def test_another_file_that_took_the_place_of_the_gallery_is_left_alone(tmp_path: Path, other: str) -> None:
     path = tmp_path / "gallery.sqlite"
