@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 GREY = 114
 """What YOLOX and its relatives were trained to see beside the picture."""
+MAX_COMPARED = 1000
+"""Boxes that are compared with each other, the surest; all pairs of the thousands that a network gives at a
+`min_score` of 0 would take gigabytes."""
 
 
 def letterbox(image_HW3: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], float]:
@@ -66,8 +69,11 @@ def restore(
 
 
 def suppress_overlaps(found: Detections, *, max_iou: float) -> NDArray[np.intp]:
-    """Rows that stay when of two boxes that overlap more than `max_iou` only the surer is kept, surest first."""
-    order = np.argsort(-found.scores_N, kind="stable")
+    """Rows that stay when of two boxes that overlap more than `max_iou` only the surer is kept, surest first.
+
+    Of more than `MAX_COMPARED` boxes the less sure are left out.
+    """
+    order = np.argsort(-found.scores_N, kind="stable")[:MAX_COMPARED]
     iou_NN = ious(found.boxes_N4[order], found.boxes_N4[order])
     kept: list[int] = []
     for row in range(len(order)):
