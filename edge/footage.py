@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 DEVICES = ("/dev/video", "/dev/v4l/")
 LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
@@ -98,6 +101,8 @@ def count_frames(source: str, span: Span | None = None) -> int | None:
 
 def read_footage(source: str, *, camid: str, start: float = 0.0, span: Span | None = None) -> Iterator[Frame]:
     """Decode a file or a folder of pictures; damaged packets and pictures are skipped.
+
+    A file that cannot be read to its end gives what comes before, and a warning.
 
     Args:
         source: Path of the file or folder.
@@ -205,19 +210,32 @@ def _open(path: Path) -> InputContainer:
 
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, float]]:
-    packets = container.demux(stream)
+    packets, reached = container.demux(stream), 0.0
     while True:
         try:
             packet = next(packets)
-            arrived_at = time.monotonic()
-            pictures = packet.decode()
         except StopIteration:
             return
-        except (av.FFmpegError, OSError) as error:
-            if isinstance(error, (av.EOFError, av.ExitError)):
-                return
+        except (av.FFmpegError, OSError) as error:  # after one PyAV gives no more packets
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            log.warning(
+                "%s cannot be read beyond %.1f s (%s). What follows is missing; record or copy it again.",
+                redact(container.name),
+                reached,
+                reason,
+            )
+            return
+        arrived_at = time.monotonic()
+        try:
+            pictures = packet.decode()
+        except av.EOFError:
+            return
+        except (av.FFmpegError, OSError):
             continue  # a damaged packet; the decoder goes on with the next
-        yield from ((picture, arrived_at) for picture in pictures if isinstance(picture, VideoFrame))
+        for picture in pictures:
+            if isinstance(picture, VideoFrame):
+                reached = _seconds(picture, stream, fallback=reached)
+                yield picture, arrived_at
 
 
 def _seconds(picture: VideoFrame, stream: VideoStream, *, fallback: float) -> float:

@@ -51,6 +51,24 @@ def test_a_cut_off_recording_gives_what_is_left(still: Path, tmp_path: Path) -> 
     assert 5 < len(list(read_footage(str(half), camid="cam1"))) < 30
 
 
+def write_raw_video(path: Path, *, frames: int, damaged: int | None = None) -> None:
+    """A video of 10 pictures a second that are stored as they are; one may begin with something else than a picture."""
+    marks = [b"GARBAGE\n" if number == damaged else b"FRAME\n" for number in range(frames)]
+    picture = bytes(32 * 18 * 3 // 2)
+    path.write_bytes(b"YUV4MPEG2 W32 H18 F10:1 Ip A1:1 C420jpeg\n" + b"".join(mark + picture for mark in marks))
+
+
+def test_a_recording_that_cannot_be_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "disk.y4m"
+    write_raw_video(path, frames=30)
+    assert len(list(read_footage(str(path), camid="cam1"))) == 30
+    assert caplog.messages == []
+    write_raw_video(path, frames=30, damaged=20)
+    assert len(list(read_footage(str(path), camid="cam1"))) == 20
+    (message,) = caplog.messages
+    assert "disk.y4m cannot be read beyond 1.9 s (Invalid data found" in message
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
