@@ -157,10 +157,14 @@ class _Attempt(threading.Thread):
         if not self._config.live:
             self._finding = _tried(part, self._look_at_recording)
             return
+        reader = _tried(part, self._check_reader)
+        if reader.state == "wrong":
+            self._finding = reader
+            return
         try:
             self._finding = Finding(part=part, state="ok", text=self._look())
-        except ReidgeError as error:  # what will not change by waiting
-            self._finding = _tried(part, _raising(error))
+        except ReidgeError as error:  # such as a stream without video, which the run tries again like any other
+            self._finding = self._away(str(error))
         except Exception as error:  # of many kinds; their own text may hold the password
             self._finding = self._away(getattr(error, "strerror", None) or type(error).__name__)
 
@@ -168,14 +172,18 @@ class _Attempt(threading.Thread):
         self.join(max(0.0, self._until - time.monotonic()))
         return self._finding or self._away("no picture came in time")
 
-    def _look(self) -> str:
+    def _check_reader(self) -> str:
+        """Ask what a run asks before it begins."""
         check_source(self._config)
+        return "this machine can read it"
+
+    def _look(self) -> str:
         with open_source(self._config) as source:
             for picture in source.pictures():
                 if picture is not None:
                     height, width = picture.to_image().shape[:2]
                     return f"{redact(self._config.source)} gives {width} x {height}"
-        raise OSError("the stream ended before the first picture")
+        raise OSError(errno.ENODATA, "the stream ended before the first picture")
 
     def _look_at_recording(self) -> str:
         count = count_frames(self._config.source, self._config.span)

@@ -3,6 +3,10 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import wave
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from reidge.cli.main import main
@@ -11,6 +15,7 @@ from reidge.edge.metrics import Metrics
 from reidge.edge.web import Web, WebConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pytest
@@ -69,6 +74,36 @@ def test_cameras_that_are_away_are_no_failure_and_their_passwords_stay_secret(
     assert [found[f"camera {name}"][0] for name in ("silent", "refused")] == ["away", "away"]
     assert f"rtsp://127.0.0.1:{closed}/a: " in found["camera refused"][1]
     assert "s3cret" not in str(found)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[int]:
+    """Give the port of a web server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_camera_that_sends_sound_alone_is_away_as_the_run_goes_on_trying(
+    tmp_path: Path, tiny_bundle: Path, still: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    with serve(tmp_path) as port:
+        cameras = [{"name": "blind", "source": f"http://127.0.0.1:{port}/sound.wav"}]
+        state, text = findings(write_site(tmp_path, tiny_bundle, still, cameras=cameras), capsys, 0)["camera blind"]
+    assert (state, "it carries no video; the run goes on trying" in text) == ("away", True)
 
 
 def test_every_part_that_is_wrong_is_named_at_once(
