@@ -244,3 +244,6 @@ class FilmDetector:
             self._detectors[frame.camid].detect(self._films[frame.camid].newest, frame.captured_at).detections
             for frame in frames
         ]
+
+    def forget(self, camid: str) -> None:
+        """Nothing is learnt about a camera."""

@@ -49,6 +49,8 @@ USUAL_SHARPNESS_MEMORY = 0.9
 """Weight of what was seen before in the usual sharpness of a track."""
 FINAL_SECONDS = 2.0
 """For the gallery's file to say what the last events say."""
+AWAY = 60.0
+"""Seconds without a camera after which the detector learns anew what it looks at: light and furniture change."""
 
 
 def open_book(site: Site, gallery: Gallery) -> SightingBook:
@@ -117,6 +119,7 @@ class Pipeline:
         self._logged: dict[tuple[str, int], int | None] = {}
         self._failing_since: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
+        self._down_since: dict[str, float] = {}
 
     def handle(self, frames: Sequence[Frame]) -> None:
         """Take in the frames of one moment, at most one of each camera."""
@@ -146,15 +149,22 @@ class Pipeline:
             return
         self._metrics.gauge("camera_up", state.up, state.camid)
         if not state.up:
+            self._down_since.setdefault(state.camid, state.at)
             self._end(state.camid, view.finish())
+        elif state.at - self._down_since.pop(state.camid, state.at) > AWAY:
+            self.detector.forget(state.camid)
 
     def reconfigure(self, site: Site) -> None:
         """Go on with other cameras and settings; tracks of cameras that stay go on."""
         self.site = site
         for camid in self._views.keys() - {camera.name for camera in site.cameras}:
             self._end(camid, self._views.pop(camid).finish())
+            self._down_since.pop(camid, None)
+            self.detector.forget(camid)
         for camera in site.cameras:
             view = self._views.setdefault(camera.name, View(camera, site.tracking))
+            if (view.config.source, view.config.masks) != (camera.source, camera.masks):
+                self.detector.forget(camera.name)  # another picture from now on
             view.config = camera
             self._tracks.add(camera.name)
         self.book.overlapping = {camera.name: camera.overlaps for camera in site.cameras}

@@ -38,6 +38,9 @@ class Detector(AbstractContextManager["Detector"], Protocol):
     def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
         """Find the people in the frames of one moment, in their order: what `detect` says of each, in less time."""
 
+    def forget(self, camid: str) -> None:
+        """Forget what was learnt about a camera that is gone or may see something else by now."""
+
 
 def open_detector(config: DetectorConfig, *, at_once: int = 1) -> Detector:
     """Start the detector that `config` describes; use it in a `with`.

@@ -92,6 +92,9 @@ class BundleDetector:
         batches = (images[start : start + size] for start in range(0, len(images), size))
         return [found for batch in batches for found in self._detect(batch)]
 
+    def forget(self, camid: str) -> None:
+        """Nothing is learnt about a camera."""
+
     @property
     def max_batch(self) -> int:
         """Frames in one inference; more are split."""

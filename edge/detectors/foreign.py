@@ -112,6 +112,9 @@ class ForeignDetector(ABC, Generic[Config]):
         """Find the people in the frames of one moment, in batches where the network takes them, else side by side."""
         return self._detect([frame.image for frame in frames])
 
+    def forget(self, camid: str) -> None:
+        """Nothing is learnt about a camera."""
+
     @abstractmethod
     def _examine(self, found: Found) -> None:
         """Look at what the network gives for a grey picture, and keep what `_decode` needs to know.

@@ -7,7 +7,7 @@ The background is a mixture of Gaussians per pixel (MOG2, Zivkovic 2004), which 
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from reidge.edge.frame import Frame
 
 FOREGROUND = 255  # MOG2's mask says 127 for shadow
+MAX_BLOBS = 64
+"""Blobs of a frame that are looked at, the largest; snow, rain or leaves in the wind make hundreds."""
 
 
 class MotionConfig(BaseModel, frozen=True, extra="forbid"):
@@ -55,13 +57,23 @@ class MotionConfig(BaseModel, frozen=True, extra="forbid"):
     """Share of its box that a person's blob fills; the score is 1 from there on."""
 
 
+@dataclass(slots=True)
+class _Background:
+    """What was learnt of one camera."""
+
+    model: Any
+    shape: tuple[int, ...]
+    """Of its frames."""
+    seen: int = 0
+    """Frames it was learnt from."""
+
+
 class MotionDetector:
     """Keeps one background per camera."""
 
     def __init__(self, config: MotionConfig) -> None:
         self.config = config
-        self._backgrounds: dict[str, Any] = {}
-        self._seen: dict[str, int] = {}
+        self._backgrounds: dict[str, _Background] = {}
 
     def __enter__(self) -> MotionDetector:
         return self
@@ -72,11 +84,14 @@ class MotionDetector:
         self._backgrounds.clear()
 
     def detect(self, camid: str, image_HW3: NDArray[np.uint8]) -> Detections:
-        """Find what moves and is shaped like a person; nothing during the warm-up of a camera."""
+        """Find what moves and is shaped like a person; nothing during the warm-up of a camera.
+
+        A new size of its frames begins another one.
+        """
         scale = max(1.0, image_HW3.shape[0] / self.config.max_rows)
-        mask_HW = self._foreground(camid, _shrink(image_HW3, scale))
-        self._seen[camid] = self._seen.get(camid, 0) + 1
-        if self._seen[camid] <= self.config.warmup_frames:
+        background = self._background(camid, image_HW3.shape)
+        mask_HW = _foreground(background, _shrink(image_HW3, scale))
+        if background.seen <= self.config.warmup_frames:
             return Detections.from_arrays([], [])
         boxes_N4 = self._people(mask_HW)
         fills_N = [mask_HW[y1:y2, x1:x2].mean() / 255 for x1, y1, x2, y2 in boxes_N4]
@@ -89,26 +104,30 @@ class MotionDetector:
         """Find the people in the frames of one moment, one after the other."""
         return [self.detect(frame.camid, frame.image) for frame in frames]
 
-    def _foreground(self, camid: str, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Learn from the picture and mark what is neither background nor shadow, 0 or 255."""
-        if camid not in self._backgrounds:
-            self._backgrounds[camid] = cv2.createBackgroundSubtractorMOG2(
+    def forget(self, camid: str) -> None:
+        """Forget a camera's background, tens of megabytes; its next frame begins the warm-up of another."""
+        self._backgrounds.pop(camid, None)
+
+    def _background(self, camid: str, shape: tuple[int, ...]) -> _Background:
+        background = self._backgrounds.get(camid)
+        if background is None or background.shape != shape:
+            model = cv2.createBackgroundSubtractorMOG2(
                 history=self.config.history_frames,
                 varThreshold=self.config.max_variance_distance,
                 detectShadows=True,
             )
-        mask_HW = self._backgrounds[camid].apply(cv2.GaussianBlur(image_HW3, (3, 3), 0))
-        mask_HW = np.where(mask_HW == FOREGROUND, np.uint8(255), np.uint8(0))
-        # Opening removes specks of noise; the tall kernel closes gaps within a person, not between neighbours.
-        mask_HW = cv2.morphologyEx(mask_HW, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-        return np.asarray(cv2.morphologyEx(mask_HW, cv2.MORPH_CLOSE, np.ones((11, 5), np.uint8)))
+            background = self._backgrounds[camid] = _Background(model=model, shape=shape)
+        return background
 
     def _people(self, mask_HW: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
         """Boxes of blobs, fragments joined and crowds cut, that have a person's size and shape."""
         rows = mask_HW.shape[0]
         count, _, stats_K5, _ = cv2.connectedComponentsWithStats(mask_HW, connectivity=8)
         min_area = (0.15 * self.config.min_height * rows) ** 2
-        blobs = [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, area in stats_K5[1:count] if area >= min_area]
+        large = [row for row in stats_K5[1:count].tolist() if row[4] >= min_area]
+        if len(large) > MAX_BLOBS:
+            large = sorted(large, key=lambda row: row[4], reverse=True)[:MAX_BLOBS]
+        blobs = [(x, y, x + w, y + h) for x, y, w, h, _ in large]
         boxes = [
             part
             for box in join_fragments(blobs, max_gap=self.config.max_gap * rows, min_aspect=self.config.min_aspect)
@@ -120,6 +139,16 @@ class MotionDetector:
         width, height = box[2] - box[0], box[3] - box[1]
         sized = self.config.min_height * rows <= height <= self.config.max_height * rows
         return sized and self.config.min_aspect <= height / width <= self.config.max_aspect
+
+
+def _foreground(background: _Background, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Learn from the picture and mark what is neither background nor shadow, 0 or 255."""
+    mask_HW = background.model.apply(cv2.GaussianBlur(image_HW3, (3, 3), 0))
+    background.seen += 1
+    mask_HW = np.where(mask_HW == FOREGROUND, np.uint8(255), np.uint8(0))
+    # Opening removes specks of noise; the tall kernel closes gaps within a person, not between neighbours.
+    mask_HW = cv2.morphologyEx(mask_HW, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.morphologyEx(mask_HW, cv2.MORPH_CLOSE, np.ones((11, 5), np.uint8)))
 
 
 def _shrink(image_HW3: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
@@ -141,21 +170,30 @@ def join_fragments(
         min_aspect: A union wider than this height / width is two people beside each other and is not made.
     """
     boxes = sorted(blobs, key=lambda box: box[1])
-    joined = True
-    while joined:
-        joined = False
-        for i, j in itertools.combinations(range(len(boxes)), 2):
-            a, b = boxes[i], boxes[j]
-            common = min(a[2], b[2]) - max(a[0], b[0])
-            gap = max(a[1], b[1]) - min(a[3], b[3])
-            union = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
-            upright = union[3] - union[1] >= min_aspect * (union[2] - union[0])
-            if gap <= max_gap and common >= 0.5 * min(a[2] - a[0], b[2] - b[0]) and upright:
-                boxes[i] = union
-                del boxes[j]
-                joined = True
+    row = 0
+    while row < len(boxes):
+        # Only a box that grew is compared again: going through all pairs after each join takes seconds in a snowfall.
+        for other in range(len(boxes)):
+            union = _union(boxes[row], boxes[other], max_gap=max_gap, min_aspect=min_aspect) if other != row else None
+            if union is not None:
+                row, gone = sorted((row, other))
+                boxes[row] = union
+                del boxes[gone]
                 break
+        else:
+            row += 1
     return boxes
+
+
+def _union(
+    a: tuple[int, int, int, int], b: tuple[int, int, int, int], *, max_gap: float, min_aspect: float
+) -> tuple[int, int, int, int] | None:
+    """Give the box of two blobs that stand above each other, None of others."""
+    common = min(a[2], b[2]) - max(a[0], b[0])
+    gap = max(a[1], b[1]) - min(a[3], b[3])
+    union = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+    upright = union[3] - union[1] >= min_aspect * (union[2] - union[0])
+    return union if gap <= max_gap and common >= 0.5 * min(a[2] - a[0], b[2] - b[0]) and upright else None
 
 
 def cut_crowd(

@@ -20,10 +20,11 @@ from reidge.edge.detectors import open_detector
 from reidge.edge.detectors.motion import MotionDetector
 from reidge.edge.errors import InputError, ReidgeError
 from reidge.edge.figures import standing_identities
+from reidge.edge.mailbox import CameraState
 from reidge.edge.metrics import Metrics
 from reidge.edge.orders import Orders
 from reidge.edge.outputs import OutputConfig, Outputs
-from reidge.edge.pipeline import Pipeline
+from reidge.edge.pipeline import AWAY, Pipeline
 from reidge.edge.quality import cut_out
 from reidge.edge.service import open_gallery, run_site
 from reidge.edge.site import load_site
@@ -232,11 +233,16 @@ class Flawed:
 
     def __init__(self, detector: Detector, fails_at: Callable[[Frame], bool]) -> None:
         self._detector, self._fails_at = detector, fails_at
+        self.forgotten: list[str] = []
 
     def detect_many(self, frames: Sequence[Frame]) -> list[Detections]:
         if any(self._fails_at(frame) for frame in frames):
             raise RuntimeError("the device lost its way")
         return self._detector.detect_many(frames)
+
+    def forget(self, camid: str) -> None:
+        self.forgotten.append(camid)
+        self._detector.forget(camid)
 
 
 @contextmanager
@@ -266,6 +272,32 @@ def open_pipeline(
             pipeline.handle(frames)
         pipeline.finish()
         yield pipeline
+
+
+def test_the_detector_begins_anew_where_a_camera_was_away_for_long_or_shows_something_else(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path]
+) -> None:
+    with open_pipeline(write_site(tmp_path, tiny_bundle, walks), tiny_bundle, metrics=Metrics()) as pipeline:
+        forgotten, site = cast("Flawed", pipeline.detector).forgotten, pipeline.site
+        for seconds in (AWAY, AWAY + 1):
+            assert forgotten == []
+            # A camera may say again that it is down, for another reason.
+            for at, up in ((2000.0, False), (2000.0 + seconds / 2, False), (2000.0 + seconds, True)):
+                pipeline.camera_changed(CameraState(camid="cam1", up=up, at=at))
+        assert forgotten == ["cam1"]
+        first, second = site.cameras
+        updates: tuple[tuple[dict[str, Any], list[str]], ...] = (
+            ({"max_fps": 5.0}, []),
+            ({"masks": (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)),)}, ["cam2"]),
+            ({"source": first.source}, ["cam2"]),
+        )
+        for update, expected in updates:
+            forgotten.clear()
+            second = second.model_copy(update=update)
+            pipeline.reconfigure(site.model_copy(update={"cameras": (first, second)}))
+            assert forgotten == expected
+        pipeline.reconfigure(site.model_copy(update={"cameras": (first,)}))
+        assert forgotten == ["cam2", "cam2"]
 
 
 def test_identities_at_the_end_are_those_that_its_sightings_still_have(
