@@ -81,8 +81,12 @@ class Service:
         log.info("running with %d camera%s", number, "" if number == 1 else "s")
         self._manager.ready()
 
-    def look_around(self, orders: Orders) -> None:
-        """Do what is due between two moments."""
+    def look_around(self, orders: Orders) -> tuple[str, ...]:
+        """Do what is due between two moments; tells of which cameras the settings changed.
+
+        What such a camera gave before must not be handled: new masks hide what the old ones left to see.
+        """
+        changed: tuple[str, ...] = ()
         self._manager.alive()
         self._hear()
         self._give_up()
@@ -90,10 +94,11 @@ class Service:
             self._desk.serve(self._pipeline.book.in_view, self._pipeline.changed_by_hand)
         if orders.reload.is_set():
             orders.reload.clear()
-            self._reload()
+            changed = self._reload()
         if not self._cameras.in_step:
             self._govern(time.monotonic())
         self._tell_status(time.monotonic())
+        return changed
 
     def end(self) -> None:
         """End all tracks, tell what the cameras said last, and ask everything that takes time to end, to end."""
@@ -166,10 +171,11 @@ class Service:
                 extra=change_of("load"),
             )
 
-    def _reload(self) -> None:
-        """Take over what can change while running; a site file that is wrong changes nothing."""
+    def _reload(self) -> tuple[str, ...]:
+        """Take over what can change while running, and name the cameras that changed; a wrong file changes nothing."""
         if self._reread is None:
-            return
+            return ()
+        changed: tuple[str, ...] = ()
         self._manager.reloading()
         try:
             wanted = _read(self._reread)
@@ -177,8 +183,10 @@ class Service:
         except (ReidgeError, OSError) as error:
             log.error("reload refused, the settings from before stay: %s", reason_of(error))
         else:
+            changed = changes.changed
             self._take_over(wanted, changes)
         self._manager.ready()
+        return changed
 
     def _take_over(self, wanted: Site, changes: CameraChanges) -> None:
         fixed = [name for name in type(wanted).model_fields if name not in LIVE_SETTINGS]
@@ -273,8 +281,8 @@ def run_site(
         began = time.monotonic()
         try:
             for frames in cameras.moments(orders.stop):
-                service.look_around(orders)
-                pipeline.handle(frames)
+                changed = service.look_around(orders)
+                pipeline.handle([frame for frame in frames if frame.camid not in changed])
                 if bar is not None:
                     bar.advance(len(frames), note=f"{pipeline.identities} identities")
                 if seconds is not None and time.monotonic() - began >= seconds:

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
 
 from reidge.cli.main import main
@@ -298,6 +299,37 @@ def test_the_detector_begins_anew_where_a_camera_was_away_for_long_or_shows_some
             assert forgotten == expected
         pipeline.reconfigure(site.model_copy(update={"cameras": (first,)}))
         assert forgotten == ["cam2", "cam2"]
+
+
+def test_frames_in_hand_at_a_reload_are_not_handled_where_the_camera_s_masks_changed(
+    tmp_path: Path, tiny_bundle: Path, walks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They were painted by the old masks and show what the new ones hide: here everything.
+    path = write_site(tmp_path, tiny_bundle, walks)
+    paced = [f"cameras.{camera}.pace=realtime" for camera in (0, 1)]
+    masked = load_site(path, [*paced, "cameras.0.masks=[[[0, 0], [1, 0], [1, 1], [0, 1]]]"])
+    orders = Orders()
+    moments, handle = Cameras.moments, Pipeline.handle
+    handled: list[Frame] = []
+
+    def with_a_frame_in_hand(self: Cameras, stop: threading.Event) -> Iterator[list[Frame]]:
+        asked = False
+        for frames in moments(self, stop):
+            if not asked and any(frame.camid == "cam1" for frame in frames):
+                asked = True
+                orders.reload.set()
+            yield frames
+
+    def noted(self: Pipeline, frames: Sequence[Frame]) -> None:
+        handled.extend(frame for frame in frames if frame.camid == "cam1")
+        if handled:
+            orders.stop.set()
+        handle(self, frames)
+
+    monkeypatch.setattr(Cameras, "moments", with_a_frame_in_hand)
+    monkeypatch.setattr(Pipeline, "handle", noted)
+    run_site(load_site(path, paced), orders=orders, reread=lambda: masked, progress=False)
+    assert [np.ptp(frame.image) for frame in handled] == [0]
 
 
 def test_identities_at_the_end_are_those_that_its_sightings_still_have(
