@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reidge.edge.latency import LatencyHistogram
 from reidge.edge.redact import redact_text
+from reidge.edge.settings import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -142,7 +144,8 @@ class Metrics:
         if shown is None:
             if len(self._labels) >= MAX_LABELS:
                 return OTHER
-            shown = self._labels[text] = redact_text(text)
+            # A name holds no address, and two that hold parts of secrets must not become one.
+            shown = self._labels[text] = text if re.fullmatch(NAME_PATTERN, text) else redact_text(text)
         return shown
 
 

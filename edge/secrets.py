@@ -54,7 +54,7 @@ def fill_in(values: Any, path: Path) -> Any:
 
 
 def read_secret(path: Path, *, where: str) -> str:
-    """Read the one line of a secret's file and remember it.
+    """Read the one line of a secret's file and remember it as a secret.
 
     Args:
         path: The file.
@@ -63,6 +63,12 @@ def read_secret(path: Path, *, where: str) -> str:
     Raises:
         InputError: It cannot be read, or is not one line of text.
     """
+    text = _read_line(path, where=where)
+    remember_secret(text)
+    return text
+
+
+def _read_line(path: Path, *, where: str) -> str:
     advice = "Write the secret into it, on one line, e.g. with: printf %s 'secret' > FILE"
     try:
         with path.open("rb") as file:
@@ -78,7 +84,6 @@ def read_secret(path: Path, *, where: str) -> str:
         raise InputError(f"{where}: the secret's file {path} {kind}. {advice}")
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         log.warning("%s: every user of this machine may read the secret in %s. Run: chmod 600 %s", where, path, path)
-    remember_secret(text)
     return text
 
 
@@ -114,7 +119,10 @@ def _expand(text: str, path: Path) -> str:
             return found.group()[1:]
         file, name, default = found.groups()
         if file is not None:
-            value = read_secret(path.parent / _expand(file, path), where=str(path))
+            value = _read_line(path.parent / _expand(file, path), where=str(path))
+            if found.group() != text or not _ADDRESS.match(value):
+                remember_secret(value)
+            # Of a whole address only the password is one, and remembered below: port and path stand in other words.
         else:
             value = _variable(name, default, path)
         before = text[scheme.end() : found.start()] if scheme else ""

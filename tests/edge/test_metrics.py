@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from reidge.edge.metrics import MAX_LABELS, OTHER, Metrics
+from reidge.edge.redact import remember_secret
 
 
 def test_counters_and_gauges_are_kept_by_camera_or_output() -> None:
@@ -91,6 +92,14 @@ def test_no_label_holds_a_password() -> None:
     metrics.count("camera_failures", "rtsp://user:secret@10.0.0.9/stream")
     metrics.describe(source="rtsp://user:secret@10.0.0.9/stream")
     assert "secret" not in str(metrics.summary())
+
+
+def test_cameras_whose_names_stand_in_a_secret_keep_series_of_their_own() -> None:
+    remember_secret("hall@door")
+    metrics = Metrics()
+    metrics.count("frames_dropped", "hall", 1)
+    metrics.count("frames_dropped", "door", 2)
+    assert metrics.summary()["counters"] == {"frames_dropped": {"hall": 1, "door": 2}}
 
 
 def test_threads_lose_no_count() -> None:

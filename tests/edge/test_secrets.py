@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from base64 import b64encode
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
@@ -106,6 +107,25 @@ def test_what_came_from_a_secret_comes_out_nowhere(
     fill_in({"outer": [values]}, site)
     for form in ("top-secret@1", "top-secret%401"):
         assert redact_text(f"login with {form} failed") == f"login with {MARK} failed"
+
+
+def test_a_whole_address_from_a_file_hides_its_password_and_no_other_word(site: Path) -> None:
+    write_secret(site.parent, "rtsp://viewer:p%40ss-word@nvr:8554/hall")
+    assert fill_in({"source": "${file:secret}"}, site) == {"source": "rtsp://viewer:p%40ss-word@nvr:8554/hall"}
+    for form in ("p%40ss-word", "p@ss-word", b64encode(b"viewer:p@ss-word").decode()):
+        assert redact_text(f"login with {form} failed") == f"login with {MARK} failed"
+    told = "camera hall: rtsp://viewer:p%40ss-word@nvr:8554/hall: viewer may not see port 8554"
+    assert redact_text(told) == "camera hall: rtsp://nvr:8554/hall: viewer may not see port 8554"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"password": "${file:secret}"}, {"password_file": "secret"}, {"source": "rtsp://viewer:${file:secret}@host/live"}],
+)
+def test_a_password_that_looks_like_an_address_is_hidden_all_the_same(site: Path, values: dict[str, str]) -> None:
+    write_secret(site.parent, "open://sesame-42")
+    fill_in(values, site)
+    assert redact_text("login with sesame-42 failed") == f"login with {MARK} failed"
 
 
 def test_what_is_no_secret_may_be_shown(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
