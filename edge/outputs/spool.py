@@ -8,10 +8,12 @@ in memory and written later; reading goes on meanwhile.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ SEGMENTS = 16
 LARGEST_SEGMENT = 2**20
 LITTERED = 2**16
 """Bytes of acknowledged lines that may stay on disk before they are deleted."""
+UNREADABLE_SECONDS = 5.0
+"""For which a segment that cannot be read is tried again before the lines behind it go on without it."""
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Of the process or the machine: the file may be well."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +54,8 @@ class _Segment:
     first: int
     count: int = 0
     size: int = 0
+    failed_at: float | None = None
+    """Seconds of `time.monotonic()` since when it cannot be read."""
 
     @property
     def end(self) -> int:
@@ -132,7 +140,13 @@ class Spool:
             self._note()
 
     def read(self, after: int, most: int) -> list[Record]:
-        """The lines that follow number `after`, at most `most`; none when there are no more."""
+        """The lines that follow number `after`, at most `most`; none when there are no more.
+
+        A segment that cannot be read is waited for, and after `UNREADABLE_SECONDS` set aside and counted as lost.
+
+        Raises:
+            OSError: This process lacks memory or open files.
+        """
         with self._guard:
             found: list[Record] = []
             for segment in tuple(self._segments):
@@ -140,11 +154,15 @@ class Spool:
                     try:
                         found += _lines_of(segment, after, most - len(found))
                     except FileNotFoundError:  # another hand deleted it
-                        self.lost += segment.end - max(segment.first, self.acknowledged + 1)
-                        segment.first, segment.count = segment.end, 0
-                        if segment is self._segments[-1]:
-                            self._end_segment()  # what is written to it now goes nowhere
-                        self._note()
+                        self._skip(segment)
+                    except OSError as error:
+                        if error.errno in SHORTAGES:
+                            raise
+                        if not _is_lasting(segment):
+                            return found  # what follows may not go first
+                        self._set_aside(segment, error)
+                    else:
+                        segment.failed_at = None
             found += [record for record in self._kept if record.number > after][: most - len(found)]
             return found
 
@@ -246,6 +264,21 @@ class Spool:
                 break  # it is written to, and small
             self._drop_first()
 
+    def _set_aside(self, segment: _Segment, error: OSError) -> None:
+        """Go on without a segment; its file stays, for whoever can read it yet."""
+        aside = segment.path.with_suffix(".unreadable")
+        log.warning("%s cannot be read (%s): it is kept as %s, not sent", segment.path, error.strerror, aside.name)
+        with suppress(OSError):
+            segment.path.rename(aside)
+        self._skip(segment)
+
+    def _skip(self, segment: _Segment) -> None:
+        self.lost += segment.end - max(segment.first, self.acknowledged + 1)
+        segment.first, segment.count = segment.end, 0
+        if segment is self._segments[-1]:
+            self._end_segment()  # what is written to it now goes nowhere
+        self._note()
+
     def _drop_first(self) -> None:
         if len(self._segments) == 1 and self._fd is not None:
             os.close(self._fd)
@@ -267,6 +300,13 @@ class Spool:
 def _delete(segment: _Segment) -> None:
     with suppress(OSError):  # if it cannot be deleted now, the next start does
         segment.path.unlink(missing_ok=True)
+
+
+def _is_lasting(segment: _Segment) -> bool:
+    """Note that a segment could not be read; tells whether that has been so for long."""
+    now = time.monotonic()
+    segment.failed_at = now if segment.failed_at is None else segment.failed_at
+    return now - segment.failed_at >= UNREADABLE_SECONDS
 
 
 def _counted(path: Path) -> _Segment:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reidge.edge.errors import ReidgeError
+from reidge.edge.outputs import spool as spool_module
 from reidge.edge.outputs.spool import LITTERED, Spool
 from tests.servers.disk import largest_file
 
@@ -201,6 +202,57 @@ def test_a_segment_that_another_hand_deleted_is_counted_and_not_waited_for(tmp_p
     with spool_in(tmp_path / "spool") as spool:
         spool.append(lines(3))
         (tmp_path / "spool" / f"{1:016d}.jsonl").unlink()
+        assert (numbers(spool), spool.lost, spool.pending) == ([3], 2, 1)
+
+
+def make_unreadable(segment: Path) -> Path:
+    """A folder in its place cannot be read by anybody, root included; tells where the segment lies meanwhile."""
+    away = segment.rename(segment.with_name("away"))
+    segment.mkdir()
+    return away
+
+
+def test_a_segment_that_cannot_be_read_is_waited_for_and_then_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tmp_path / "spool" / f"{1:016d}.jsonl"
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(1, 2))
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(3))
+        make_unreadable(first)
+        assert (numbers(spool), spool.lost) == ([], 0)  # nothing overtakes it
+        monkeypatch.setattr(spool_module, "UNREADABLE_SECONDS", 0.0)
+        assert (numbers(spool), spool.lost, spool.pending) == ([3], 2, 1)
+        spool.acknowledge(3)
+    assert caplog.messages == [
+        f"{first} cannot be read (Is a directory): it is kept as {first.stem}.unreadable, not sent"
+    ]
+    assert first.with_suffix(".unreadable").exists()
+
+
+def test_a_segment_that_can_be_read_again_in_time_is_read_in_its_place(tmp_path: Path) -> None:
+    first = tmp_path / "spool" / f"{1:016d}.jsonl"
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(1, 2))
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(3))
+        away = make_unreadable(first)
+        assert numbers(spool) == []
+        first.rmdir()
+        away.rename(first)
+        assert (numbers(spool), spool.lost) == ([1, 2, 3], 0)
+
+
+def test_a_segment_that_cannot_be_read_while_it_is_written_costs_only_what_was_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "UNREADABLE_SECONDS", 0.0)
+    with spool_in(tmp_path / "spool") as spool:
+        spool.append(lines(1, 2))
+        make_unreadable(tmp_path / "spool" / f"{1:016d}.jsonl")
+        assert numbers(spool) == []
+        spool.append(lines(3))
         assert (numbers(spool), spool.lost, spool.pending) == ([3], 2, 1)
 
 
