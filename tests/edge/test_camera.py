@@ -191,6 +191,17 @@ def test_a_stream_that_sends_anything_but_pictures_is_lost(server: RtspServer, m
     assert loop.states[1].reason.endswith("/h264: no picture in all that came for 1 s")
 
 
+def test_a_camera_whose_pictures_stop_is_lost_though_its_sound_goes_on(server: RtspServer) -> None:
+    mount = Mount(file=server.mounts["h264"].file, sound=True)
+    with RtspServer({"h264": mount}) as noisy, watch(camera(noisy)) as loop:
+        loop.more(3)
+        noisy.hold("h264")
+        loop.wait(lambda: not loop.ups[-1], "loss")
+        noisy.play("h264", mount.file)
+        loop.wait(lambda: loop.ups[-1], "return")
+    assert loop.states[1].reason.endswith("/h264: nothing came for 1 s")
+
+
 def test_new_settings_touch_only_the_cameras_that_they_change(server: RtspServer) -> None:
     left_half = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
     first, second, third = (camera(server, mount) for mount in ("h264", "h265", "mjpeg"))

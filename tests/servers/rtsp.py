@@ -50,6 +50,8 @@ class Mount:
     password: str = "p@ss:w/rd"
     skip: int = 0
     """Access units to begin with."""
+    sound: bool = False
+    """Whether sound goes beside the pictures, also where they stop."""
 
 
 class RtspServer:
@@ -103,6 +105,11 @@ class RtspServer:
         assert self.process.stdin is not None
         self.process.stdin.write(f"play {name} {file}\n")
 
+    def hold(self, name: str) -> None:
+        """Send no more pictures, until `play`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"hold {name}\n")
+
     def address(self, name: str, *, port: int | None = None, password: str | None = None) -> str:
         """The address of a stream with user and password in it, as a site file has it."""
         mount = self.mounts[name]
@@ -111,4 +118,10 @@ class RtspServer:
 
 
 def _wanted(mount: Mount) -> dict[str, Any]:
-    return {"file": str(mount.file), "user": mount.user, "password": mount.password, "skip": mount.skip}
+    return {
+        "file": str(mount.file),
+        "user": mount.user,
+        "password": mount.password,
+        "skip": mount.skip,
+        "sound": mount.sound,
+    }

@@ -1,7 +1,8 @@
 """Serves access units that were encoded before as endless streams over RTSP, each with a user of its own.
 
 Run by the system's Python, to which GStreamer's bindings belong; no test module. Prints the port when it listens, and
-takes commands from stdin, one a line: `play MOUNT FILE` goes on with another file at once. It ends with its stdin.
+takes commands from stdin, one a line: `play MOUNT FILE` goes on with another file at once, `hold MOUNT` sends no more
+pictures until then. It ends with its stdin.
 
     /usr/bin/python3 rtsp_server.py '{"port": 0, "mounts": {"hall": {"file": ..., "user": ..., "password": ...}}}'
 """
@@ -25,6 +26,7 @@ PIPELINES = {
     "h265": "video/x-h265,stream-format=byte-stream,alignment=au ! rtph265pay config-interval=-1",
     "mjpeg": "image/jpeg,width={width},height={height} ! rtpjpegpay",
 }
+SOUND = "audiotestsrc is-live=true wave=silence ! audio/x-raw,rate=8000 ! alawenc ! rtppcmapay name=pay1 pt=8"
 LATE = 1_000_000_000
 """After a pause longer than these nanoseconds a stream goes on from now instead of catching up, as a camera does."""
 
@@ -46,6 +48,7 @@ class Mount:
     def __init__(self, footage: Footage, skip: int = 0) -> None:
         self.footage = footage
         self.place = skip
+        self.held = False
 
     def configure(self, _factory: object, media: Any) -> None:
         """Feed a pipeline that was just built, until it is taken down."""
@@ -55,7 +58,7 @@ class Mount:
 
     def play(self, footage: Footage) -> None:
         """Go on with the first unit of another file, which is a key frame."""
-        self.footage, self.place = footage, 0
+        self.footage, self.place, self.held = footage, 0, False
 
     def next_unit(self) -> bytes:
         """The next access unit, round and round."""
@@ -75,6 +78,9 @@ class Feed:
         """Push what is due; called every few milliseconds."""
         clock, began = self.source.get_clock(), self.source.get_base_time()
         now = clock.get_time() - began if clock is not None and began else 0  # before it plays it has no time yet
+        if self.mount.held:
+            self.due = None
+            return True
         if self.due is None or abs(now - self.due) > LATE:
             self.due = now
         while self.due <= now:
@@ -96,7 +102,8 @@ def add_mount(server: Any, auth: Any, name: str, wanted: dict[str, Any]) -> Moun
     auth.add_basic(basic, token)
     factory = GstRtspServer.RTSPMediaFactory()
     source = "appsrc name=source is-live=true format=time max-buffers=50 leaky-type=downstream"
-    factory.set_launch(f"( {source} ! {mount.footage.pipeline} name=pay0 pt=96 )")
+    sound = SOUND if wanted.get("sound") else ""
+    factory.set_launch(f"( {source} ! {mount.footage.pipeline} name=pay0 pt=96 {sound} )")
     factory.set_shared(True)
     permissions = GstRtspServer.RTSPPermissions()
     permissions.add_permission_for_role(role, "media.factory.access", True)
@@ -124,8 +131,11 @@ def main() -> None:
         if not line:
             loop.quit()
             return False
-        _, name, path = line.split(maxsplit=2)
-        mounts[name].play(Footage(Path(path.strip())))
+        what, name, *path = line.strip().split(maxsplit=2)
+        if what == "hold":
+            mounts[name].held = True
+        else:
+            mounts[name].play(Footage(Path(*path)))
         return True
 
     GLib.io_add_watch(sys.stdin, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN | GLib.IOCondition.HUP, obey)
