@@ -30,6 +30,8 @@ HURRY = 1.5
 """Seconds that an attempt may take at a source that was asked and did not answer, ..."""
 HURRY_FOR = 30.0
 """... in so many seconds after it was lost."""
+HELD_UP = 0.01
+"""Seconds between two looks at the clocks from which on they say nothing of each other: this thread had to wait."""
 BLIND = 30.0
 """Seconds for which data may come without a picture, as before the first key frame, until a stream counts as lost."""
 TELL_AGAIN = 60.0
@@ -127,7 +129,8 @@ class LiveStream(Camera):
 
         Times never run backwards while a camera is up.
         """
-        step = time.time() - time.monotonic() - self._epoch
+        epoch = _read_epoch()
+        step = 0.0 if epoch is None else epoch - self._epoch
         if abs(step) > CLOCK_SET:
             if self.up:
                 self.mailbox.clear()
@@ -171,6 +174,13 @@ class LiveStream(Camera):
         )
         # Masks may change just now, and nobody may see what the new ones hide.
         self.mailbox.put_newest(frame, unless=lambda: self.config.masks != masks)
+
+
+def _read_epoch() -> float | None:
+    """What to add to `time.monotonic()` to get seconds since the epoch; None where that cannot be told just now."""
+    before = time.monotonic()
+    epoch = time.time() - before
+    return epoch if time.monotonic() - before < HELD_UP else None
 
 
 def _explain(error: Exception) -> str:

@@ -5,10 +5,12 @@ import socket
 import threading
 import time
 import wave
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import av
+import numpy as np
 import pytest
 
 from reidge.edge.camera import CameraConfig
@@ -243,3 +245,81 @@ def test_a_stream_without_video_is_told_and_tried_again(audio_server: tuple[int,
                 stop.set()
     assert len(asked) > 1
     assert [state.reason for state in states] == [f"http://127.0.0.1:{port}/sound.wav: it carries no video"]
+
+
+@pytest.mark.parametrize("pauses", [(0.2, 0.0), (0.0, 0.2)])
+def test_a_thread_that_is_held_up_between_two_clocks_takes_neither_for_set(
+    monkeypatch: pytest.MonkeyPatch, pauses: tuple[float, float]
+) -> None:
+    camera = LiveStream(CameraConfig(name="hall", source="rtsp://host/a"), start_at=0, wake=threading.Event(), size=1)
+    camera.up, really = True, time.time
+
+    def held_up() -> float:
+        time.sleep(pauses[0])
+        now = really()
+        time.sleep(pauses[1])
+        return now
+
+    monkeypatch.setattr(time, "time", held_up)
+    camera._tell_up()
+    monkeypatch.undo()
+    camera._tell_up()
+    assert camera.mailbox.take()[0] == []
+
+
+def sound_that_goes_on() -> tuple[bytes, bytes]:
+    """An MPEG transport stream of 8 s of pictures with sound, and 2 s of sound alone to come behind."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        video, audio = container.add_stream("mpeg2video", rate=10), container.add_stream("mp2", rate=32000)
+        assert isinstance(video, av.VideoStream)
+        assert isinstance(audio, av.AudioStream)
+        video.width, video.height, video.pix_fmt, audio.layout = 64, 48, "yuv420p", "mono"
+        samples = 0
+        for number in range(100):
+            if number < 80:
+                picture = av.VideoFrame(64, 48, "yuv420p")
+                picture.pts = number
+                container.mux(video.encode(picture))
+            while samples < 3200 * (number + 1):
+                sound = av.AudioFrame.from_ndarray(np.zeros((1, 1152), dtype=np.int16), format="s16", layout="mono")
+                sound.sample_rate, sound.pts = 32000, samples
+                container.mux(audio.encode(sound))
+                samples += 1152
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    data = buffer.getvalue()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    of_video = [number for number, packet in enumerate(packets) if packet[1] & 0x1F == 1 and packet[2] == 0]
+    return b"".join(packets[: of_video[-1] + 1]), b"".join(packets[of_video[-1] + 1 :])
+
+
+def test_a_stream_whose_pictures_stop_is_lost_though_its_sound_goes_on() -> None:
+    begins, goes_on = sound_that_goes_on()
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(begins)
+            with suppress(ConnectionError):
+                while not over.wait(0.2):
+                    self.wfile.write(goes_on)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    stop, states = threading.Event(), []
+    deadline = time.monotonic() + 20
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}/a.ts"
+        with Cameras([CameraConfig(name="hall", source=source, timeout=1.0)]) as cameras:
+            for _ in cameras.moments(stop):
+                states += cameras.states()
+                if len(states) == 2 or time.monotonic() > deadline:
+                    stop.set()
+        over.set()
+        server.shutdown()
+    assert [(state.up, state.reason) for state in states] == [(True, ""), (False, f"{source}: nothing came for 1 s")]
