@@ -129,19 +129,33 @@ class Link(threading.Thread):
             self._config,
             client_id=self._config.name,
             tls=self._tls,
-            will=(f"{self._root}/status", _status("offline", reason="the connection was lost")),
+            will=(f"{self._root}/status", _status("offline", at=None, reason="the connection was lost")),
             wake=self._woken,
         ) as connection:
             self.trouble.over()
             self._is_connected(True)
             with self._changed:
                 self._untold = set(self._statuses)
-            connection.publish(f"{self._root}/status", _status("online"), retain=True)
+            connection.publish(f"{self._root}/status", _status("online", at=time.time()), retain=True)
             self._send_all(connection)
-            goodbye = connection.publish(f"{self._root}/status", _status("offline", reason="stopped"), retain=True)
+            goodbye = self._say_goodbye(connection)
             until = time.monotonic() + GOODBYE_SECONDS
             while time.monotonic() < until and goodbye not in connection.turn(0.1):
                 pass
+
+    def _say_goodbye(self, connection: Connection) -> int:
+        """Tell that the site stops, and its cameras with it; returns the number of the last message.
+
+        What is retained of a camera would say that it is up as long as the broker runs, were it left out of the site.
+        """
+        self._tell_cameras(connection)
+        now, reason = time.time(), "stopped"
+        down = json.dumps({"status": "down", "captured_at": iso_time(now), "reason": reason}).encode()
+        with self._changed:
+            up = [camid for camid, status in self._statuses.items() if json.loads(status)["status"] == "up"]
+        for camid in up:
+            connection.publish(self._topic_of(camid), down, retain=True)
+        return connection.publish(f"{self._root}/status", _status("offline", at=now, reason=reason), retain=True)
 
     def _send_all(self, connection: Connection) -> None:
         """Bring events from the spool to the broker, in order, at most a window of them ahead of its answers."""
@@ -178,7 +192,10 @@ class Link(threading.Thread):
             news = {camid: self._statuses[camid] for camid in self._untold}
             self._untold.clear()
         for camid, status in news.items():
-            connection.publish(f"{self._root}/cameras/{camid}/status", status, retain=True)
+            connection.publish(self._topic_of(camid), status, retain=True)
+
+    def _topic_of(self, camid: str) -> str:
+        return f"{self._root}/cameras/{camid}/status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +205,10 @@ class _Sent:
     """Seconds of `time.monotonic()`."""
 
 
-def _status(status: str, *, reason: str | None = None) -> bytes:
-    return json.dumps({"status": status, "at": iso_time(time.time()), "reason": reason}).encode()
+def _status(status: str, *, at: float | None, reason: str | None = None) -> bytes:
+    """At `at` seconds since the epoch; None in a last will, since the broker does not say when it came to that."""
+    when = None if at is None else iso_time(at)
+    return json.dumps({"status": status, "at": when, "reason": reason}).encode()
 
 
 def _kind(line: bytes) -> str | None:

@@ -98,6 +98,22 @@ def test_status_of_site_and_cameras_is_there_for_whoever_comes_later(broker: Bro
         wait_until(lambda: dict(reader.messages).get("a/b/hall/status", {}).get("reason") == "stopped")
 
 
+def test_no_camera_of_a_site_that_stopped_is_left_as_up(broker: Broker) -> None:
+    with Outputs(config_of(broker)) as outputs:
+        for camid in ("cam1", "cam2"):
+            outputs.write(Event(event="camera.up", captured_at=iso_time(1), camid=camid))
+        outputs.write(Event(event="camera.down", captured_at=iso_time(2), camid="cam2", reason="the stream ended"))
+        wait_until(lambda: outputs.trouble == {})
+    with Reader(broker) as reader:
+        wait_until(lambda: len(reader.messages) == 3)
+        found = dict(reader.messages)
+    assert (found["reidge/hall/status"]["status"], found["reidge/hall/status"]["reason"]) == ("offline", "stopped")
+    of_cam1, of_cam2 = (found[f"reidge/hall/cameras/{camid}/status"] for camid in ("cam1", "cam2"))
+    assert (of_cam1["status"], of_cam1["reason"]) == ("down", "stopped")
+    assert of_cam1["captured_at"] > iso_time(2)
+    assert of_cam2 == {"status": "down", "captured_at": iso_time(2), "reason": "the stream ended"}
+
+
 def test_nothing_is_lost_and_order_is_kept_while_the_broker_is_away(broker: Broker) -> None:
     metrics = Metrics()
     with Reader(broker) as reader, Outputs(config_of(broker), metrics=metrics) as outputs:
@@ -175,6 +191,8 @@ def test_after_sigkill_the_next_run_sends_the_rest_and_repeats_keep_their_id(bro
                 spooled = int(process.stdout.readline())
             process.send_signal(signal.SIGKILL)
         wait_until(lambda: dict(reader.messages)["reidge/hall/status"]["reason"] == "the connection was lost")
+        # The broker tells it as it was given, when the connection began; a time would be of then.
+        assert dict(reader.messages)["reidge/hall/status"]["at"] is None
         with Outputs(config) as outputs:
             outputs.write(Event(event="sighting.ended", captured_at=iso_time(0), camid="cam1", track_id=-1))
             wait_until(lambda: track_ids(reader)[-1:] == [-1])
