@@ -10,10 +10,11 @@ import logging
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     Problems = Callable[[], Sequence[str]]
 
 MAX_REQUESTS = 8
-"""Requests answered at once; a further one is turned away, so that no client makes threads without end."""
+"""Requests answered at once, so that no client makes threads without end. For a further one, the client is hung up on
+that has said nothing for longest; where all have, the further one is turned away."""
+ROOM_SECONDS = 0.5
+"""How long a further request waits for the one that makes room for it."""
 READING_SECONDS = 1.0
 """How long a request for metrics waits for the one before it."""
 REQUEST_SECONDS = 5.0
@@ -172,12 +176,19 @@ class _Server(ThreadingHTTPServer):
         self.token = None if config.token is None else config.token.get_secret_value().encode()
         self.address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._silent: dict[socket.socket, None] = {}  # who has not said yet what is wanted, oldest first
+        self._guard = threading.Lock()
         super().__init__((config.host, config.port), _Handler)
 
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's own asks for this machine's name, for minutes where DNS is dead
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._free.acquire(blocking=False) and not self._make_room():
             self.shutdown_request(request)
             return
+        with self._guard:
+            self._silent[request] = None
         try:
             super().process_request(request, client_address)
         except Exception:  # no thread could be started
@@ -189,6 +200,25 @@ class _Server(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        self.heard(request)
+        super().shutdown_request(request)
+
+    def heard(self, request: socket.socket) -> None:
+        """A client has said what it wants, or is gone."""
+        with self._guard:
+            self._silent.pop(request, None)
+
+    def _make_room(self) -> bool:
+        """Hang up on the client that has said nothing for longest: a few of these would shut all others out."""
+        with self._guard:  # under it the connection is not closed by its own thread
+            oldest = next(iter(self._silent), None)
+            if oldest is None:
+                return False
+            with suppress(OSError):  # the client was faster
+                oldest.shutdown(socket.SHUT_RDWR)
+        return self._free.acquire(timeout=ROOM_SECONDS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a request failed", exc_info=True)  # a client that went away, as a rule
@@ -219,6 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile = io.BufferedReader(_Head(self.connection, REQUEST_SECONDS))
+
+    def parse_request(self) -> bool:
+        whole = super().parse_request()
+        self.server.heard(self.connection)
+        return whole
 
     def do_GET(self) -> None:
         page = self.server.pages.get(self.path.partition("?")[0])

@@ -6,8 +6,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -166,15 +167,51 @@ def test_a_port_that_is_taken_is_one_line(metrics: Metrics) -> None:
     assert caught.value.exit_status == 1  # whoever has it may let it go: a service manager is to try again
 
 
-def test_clients_that_say_nothing_neither_pile_up_nor_hold_up_the_end(metrics: Metrics) -> None:
-    silent: list[Any] = []
-    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
+def test_clients_that_say_nothing_shut_nobody_out_and_do_not_hold_up_the_end(metrics: Metrics) -> None:
+    with ExitStack() as clients, Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
         host, port = web.address.removeprefix("http://").split(":")
-        silent += [socket.create_connection((host, int(port)), timeout=10) for _ in range(MAX_REQUESTS)]
+        silent = [socket.create_connection((host, int(port)), timeout=10) for _ in range(MAX_REQUESTS)]
+        for client in silent:
+            clients.enter_context(client)
+        assert [get(f"{web.address}/health")[0] for _ in range(3)] == [200] * 3
+        assert silent[0].recv(1) == b""  # the first of them made room
+
+
+def test_requests_that_are_being_answered_are_not_cut_off_and_one_more_is_turned_away(metrics: Metrics) -> None:
+    begun, let_go = threading.Semaphore(0), threading.Event()
+    statuses: list[int] = []
+
+    def health() -> list[str]:
+        begun.release()
+        let_go.wait(30)
+        return []
+
+    with Web(WebConfig(port=0), metrics, health=health, ready=lambda: ()) as web:
+        page = f"{web.address}/health"
+        clients = [threading.Thread(target=lambda: statuses.append(get(page)[0])) for _ in range(MAX_REQUESTS)]
+        for client in clients:
+            client.start()
+        assert all(begun.acquire(timeout=10) for _ in clients)
+        host, port = web.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as one_more:
-            assert one_more.recv(1) == b""  # turned away at once
-    for connection in silent:
-        connection.close()
+            assert one_more.recv(1) == b""
+        let_go.set()
+        for client in clients:
+            client.join()
+    assert statuses == [200] * MAX_REQUESTS
+
+
+def test_no_name_server_is_asked_at_the_start(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(name: str = "") -> str:
+        asked.append(name)
+        return name
+
+    monkeypatch.setattr(socket, "getfqdn", ask)
+    with Web(WebConfig(port=0), metrics, health=lambda: (), ready=lambda: ()) as web:
+        assert get(f"{web.address}/health")[0] == 200
+    assert asked == []
 
 
 def test_a_client_that_says_a_little_now_and_then_is_cut_off(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
