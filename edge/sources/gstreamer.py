@@ -32,6 +32,8 @@ JETSON = Path("/etc/nv_tegra_release")
 NEEDED = "the Debian packages python3-gi and gir1.2-gst-plugins-base-1.0, and an environment that sees them"
 POLL = 0.1
 """Seconds after which a silent pipeline is asked what is the matter."""
+ASK_SECONDS = 1.0
+"""Seconds after which one that gives pictures is asked too: what it says is kept until it is."""
 JITTER_MS = 200
 """Milliseconds that packets may come out of order over UDP."""
 
@@ -139,13 +141,16 @@ class GStreamerSource:
 
     def pictures(self) -> Iterator[Picture | None]:
         """Give pictures until the stream ends."""
-        came_at, limit = time.monotonic(), self._patience
+        came_at = asked_at = time.monotonic()
+        limit = self._patience
         while True:
             sample = self._sink.emit("try-pull-sample", round(POLL * 1e9))
             now = time.monotonic()
-            if sample is None:
+            if sample is None or now - asked_at > ASK_SECONDS:
+                asked_at = now
                 if self._over():
                     return
+            if sample is None:
                 if now - came_at > limit:
                     raise TimeoutError(errno.ETIMEDOUT, f"nothing came for {limit:g} s")
                 yield None

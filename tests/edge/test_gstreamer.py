@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,13 @@ import pytest
 from reidge.edge.camera import CameraConfig
 from reidge.edge.errors import InputError
 from reidge.edge.sources import Picture, Refused, check_source, gstreamer, open_source
-from reidge.edge.sources.gstreamer import load_gstreamer, nv12_to_bgr, pipeline_text, prefers_gstreamer
+from reidge.edge.sources.gstreamer import (
+    GStreamerSource,
+    load_gstreamer,
+    nv12_to_bgr,
+    pipeline_text,
+    prefers_gstreamer,
+)
 from tests.servers.rtsp import Mount, RtspServer, need_gstreamer
 from tests.servers.streams import write_stream
 
@@ -95,6 +102,18 @@ def test_both_forms_of_the_pipeline_show_the_stream_as_it_is(
     steps = np.diff(np.array(times, dtype=np.float64)) * 25
     assert steps.min() > 0
     assert np.abs(steps - steps.round()).max() < 0.3  # whole pictures apart
+
+
+@pytest.mark.usefixtures("_bindings")
+def test_what_a_pipeline_says_is_heard_while_pictures_come(server: RtspServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gstreamer, "ASK_SECONDS", 0.0)
+    with open_source(config(server.address("stripes"))) as source:
+        assert isinstance(source, GStreamerSource)
+        pictures = (picture for picture in source.pictures() if picture is not None)
+        next(pictures)
+        Gst = load_gstreamer()[0]  # type: ignore[index]
+        source._bus.post(Gst.Message.new_eos(None))
+        assert len(list(islice(pictures, 50))) <= 1
 
 
 @pytest.mark.usefixtures("_bindings")
