@@ -26,7 +26,10 @@ PIPELINES = {
     "h265": "video/x-h265,stream-format=byte-stream,alignment=au ! rtph265pay config-interval=-1",
     "mjpeg": "image/jpeg,width={width},height={height} ! rtpjpegpay",
 }
-SOUND = "audiotestsrc is-live=true wave=silence ! audio/x-raw,rate=8000 ! alawenc ! rtppcmapay name=pay1 pt=8"
+SOURCE = "is-live=true format=time max-buffers=50 leaky-type=downstream"
+SOUND = f"appsrc name=sound do-timestamp=true {SOURCE} ! audio/x-alaw,rate=8000,channels=1 ! rtppcmapay name=pay1 pt=8"
+SILENCE = bytes([0xD5]) * 80
+"""10 ms of it, as A-law."""
 LATE = 1_000_000_000
 """After a pause longer than these nanoseconds a stream goes on from now instead of catching up, as a camera does."""
 
@@ -52,7 +55,7 @@ class Mount:
 
     def configure(self, _factory: object, media: Any) -> None:
         """Feed a pipeline that was just built, until it is taken down."""
-        feed = Feed(self, media.get_element().get_child_by_name("source"))
+        feed = Feed(self, media)
         timer = GLib.timeout_add(10, feed.push)
         media.connect("unprepared", lambda _: GLib.source_remove(timer))
 
@@ -69,15 +72,18 @@ class Mount:
 class Feed:
     """Pushes each access unit into one pipeline when its moment has come, by the pipeline's clock."""
 
-    def __init__(self, mount: Mount, source: Any) -> None:
+    def __init__(self, mount: Mount, media: Any) -> None:
         self.mount = mount
-        self.source = source
+        self.source = media.get_element().get_child_by_name("source")
+        self.sound = media.get_element().get_child_by_name("sound")
         self.due: int | None = None
 
     def push(self) -> bool:
         """Push what is due; called every few milliseconds."""
         clock, began = self.source.get_clock(), self.source.get_base_time()
         now = clock.get_time() - began if clock is not None and began else 0  # before it plays it has no time yet
+        if self.sound is not None:
+            self.sound.emit("push-buffer", Gst.Buffer.new_wrapped(SILENCE))
         if self.mount.held:
             self.due = None
             return True
@@ -101,9 +107,8 @@ def add_mount(server: Any, auth: Any, name: str, wanted: dict[str, Any]) -> Moun
     token.set_string("media.factory.role", role)
     auth.add_basic(basic, token)
     factory = GstRtspServer.RTSPMediaFactory()
-    source = "appsrc name=source is-live=true format=time max-buffers=50 leaky-type=downstream"
     sound = SOUND if wanted.get("sound") else ""
-    factory.set_launch(f"( {source} ! {mount.footage.pipeline} name=pay0 pt=96 {sound} )")
+    factory.set_launch(f"( appsrc name=source {SOURCE} ! {mount.footage.pipeline} name=pay0 pt=96 {sound} )")
     factory.set_shared(True)
     permissions = GstRtspServer.RTSPPermissions()
     permissions.add_permission_for_role(role, "media.factory.access", True)
