@@ -159,7 +159,6 @@ def measure_search(gallery: Gallery, queries_QD: NDArray[np.float32]) -> dict[st
     return {
         "match_ms": milliseconds(lambda: gallery.nearest_many(some_QD)),
         "match_one_ms": milliseconds(lambda: gallery.match(some_QD[0])),
-        "linkage_ms": milliseconds(lambda: gallery.linkage(1)),
         "recall": round(float(right_Q.mean()), 4),
         "recall_known": round(float(right_Q[:half].mean()), 4),
         "recall_strangers": round(float(right_Q[half:].mean()), 4),
