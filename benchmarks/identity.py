@@ -66,7 +66,7 @@ CROPS_EACH = 8
 """Of a tracklet of the day before."""
 RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60"))
 STAGES = ("train", "record", "score")
-SEEDS = (7, 8, 9, 10)
+SEEDS = (7, 8, 9)
 """On which nothing was tuned."""
 SWEEP = (-0.20, -0.12, -0.06, -0.03, 0.0, 0.03, 0.06, 0.12)
 """Added to the calibrated threshold to find the one that the truth would choose."""
