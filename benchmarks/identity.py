@@ -35,6 +35,7 @@ from recorded import Recording, join, record, replay, replay_site
 from sites import SITES, TRAINING, Film, FilmDetector, SiteSpec
 
 from reidge.calibration.harvest import HarvestConfig, harvest_frames
+from reidge.calibration.threshold import FALSE_MATCH_RATE
 from reidge.edge.backends import open_encoder
 from reidge.edge.bundle import Bundle
 from reidge.edge.camera import CameraConfig
@@ -60,8 +61,6 @@ Answer = TypeVar("Answer")
 
 RESULT = RESULTS / "identity.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "identity.md"
-FALSE_MATCH_RATE = 0.003
-"""Asked of the calibration, per comparison of two tracks; as in the demo."""
 CROPS_EACH = 8
 """Of a tracklet of the day before."""
 RECIPE = ("quick", ("loop.epochs=12", "loop.iters=60"))

@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from reidge.train.recipe import Recipe
 
 
-FALSE_MATCH_RATE = 0.003
-"""Of pairs of different people. A sighting is compared with some 50 identities, so one in seven may find a stranger."""
-
-
 @dataclass(kw_only=True)
 class Stopwatch:
     """Wall-clock seconds of each stage, said as the stages begin."""
@@ -84,7 +80,6 @@ def run_demo(output: Path, recipe: Recipe, config: SiteConfig) -> dict[str, Any]
             crops,
             bundle,
             source=run.name,
-            false_match_rate=FALSE_MATCH_RATE,
             separate_views=True,
             seed=config.seed,
         )

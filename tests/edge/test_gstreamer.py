@@ -111,7 +111,9 @@ def test_what_a_pipeline_says_is_heard_while_pictures_come(server: RtspServer, m
         assert isinstance(source, GStreamerSource)
         pictures = (picture for picture in source.pictures() if picture is not None)
         next(pictures)
-        Gst = load_gstreamer()[0]  # type: ignore[index]
+        modules = load_gstreamer()
+        assert modules is not None
+        Gst = modules[0]
         source._bus.post(Gst.Message.new_eos(None))
         assert len(list(islice(pictures, 50))) <= 1
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reidge.calibration.threshold import FALSE_MATCH_RATE
 from reidge.cli.export import add_arguments
 from reidge.cli.gate import read_gate
 from reidge.cli.main import main
@@ -121,7 +122,8 @@ def test_the_gate_is_changed_by_name() -> None:
     assert read_gate(Gate, ["cosine_mean=0.98", "rank1_loss=0.02"]) == Gate(min_cosine_mean=0.98, max_rank1_loss=0.02)
 
 
-def test_the_help_shows_the_budget_that_holds() -> None:
+def test_the_help_shows_the_defaults_that_hold() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert parser.get_default("max_float_share") == MAX_FLOAT_SHARE
+    assert parser.get_default("false_match_rate") == FALSE_MATCH_RATE
